@@ -1,0 +1,1 @@
+"""Rule x defenses x threat model x attack -> findings."""

@@ -1,0 +1,96 @@
+"""One row of an audit: plain values, one JSON line; could-not-run, failed and found-nothing stay apart."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from seepage.errors import InputError
+
+__all__ = ["Finding", "Score", "findings_schema", "read_findings", "write_findings"]
+
+Score = float | bool | None
+
+
+class Finding(BaseModel):
+    """What one attack did to one batch.
+
+    ``outcome`` is ``None`` if the attack did not end by itself: with ``obstacles`` it could not run, with ``error`` it
+    broke. ``certified`` and every list in ``scores`` have one entry for each example of the batch, in the batch's
+    order; an example that nothing was matched with has ``None`` for its numbers and false for ``exact``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+    schema_version: Literal[1] = 1
+    attack: str
+    network: str
+    rule: str
+    defenses: list[str] = Field(default_factory=list)
+    threat_model: str
+    data: str
+    normalize: str
+    batch_size: int
+    batch: int
+    seed: int
+    outcome: Literal["exact", "approximate", "failed"] | None
+    obstacles: list[str] = Field(default_factory=list)
+    error: str | None = None
+    reason: str = ""
+    certified: list[bool] = Field(default_factory=list)
+    scores: dict[str, list[Score] | float | None] = Field(default_factory=dict)
+    columns: dict[str, list[str | None]] = Field(default_factory=dict)
+    labels: list[int] | None = None
+    layer: str = ""
+    stats: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    seconds: float
+    peak_memory_mib: float | None
+    device: str
+    versions: dict[str, str]
+    artifact: str | None = None
+
+    @property
+    def could_run(self) -> bool:
+        """Whether the attack ran to an outcome of its own."""
+        return self.outcome is not None
+
+    @property
+    def exact_examples(self) -> int:
+        """How many examples of the batch were reconstructed exactly, by the truth."""
+        exact = self.scores.get("exact")
+        return sum(value is True for value in exact) if isinstance(exact, list) else 0
+
+
+def findings_schema() -> Mapping[str, Any]:
+    """The JSON schema of one line of ``findings.jsonl``."""
+    return Finding.model_json_schema()
+
+
+def write_findings(path: Path, findings: Iterable[Finding]) -> None:
+    """Write all findings, one JSON line each; the file is replaced whole or not at all."""
+    text = "".join(finding.model_dump_json() + "\n" for finding in findings)
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(text, encoding="utf8")
+    partial.replace(path)
+
+
+def read_findings(path: Path) -> list[Finding]:
+    """Read a findings file.
+
+    Raises:
+        InputError: the file is missing or a line is not a finding; the message names the file and the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Could not read the findings file {path}: {error}.") from error
+    findings = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            findings.append(Finding.model_validate(json.loads(line)))
+        except (json.JSONDecodeError, ValidationError) as error:
+            first = str(error).splitlines()[0]
+            raise InputError(f"{path}, line {number}, should be a finding (schema 1); found: {first}.") from error
+    return findings

@@ -1,0 +1,1 @@
+"""Where private batches come from."""

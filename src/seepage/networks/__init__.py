@@ -1,0 +1,1 @@
+"""What can be read off an architecture, and a small zoo of architectures."""

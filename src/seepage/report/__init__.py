@@ -1,0 +1,1 @@
+"""Findings -> tables, figures, one self-contained page."""

@@ -1,0 +1,291 @@
+"""The values that travel: what a client holds, what it sends, what the server sees, what an attack returns."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from seepage.errors import InputError
+
+__all__ = [
+    "Attack",
+    "Defense",
+    "GradientUpdate",
+    "Observation",
+    "Obstacle",
+    "Outcome",
+    "PrivateBatch",
+    "Progress",
+    "Reconstruction",
+    "Round",
+    "ThreatModel",
+    "UpdateRule",
+    "go_on",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateBatch:
+    """One client's examples in one round, as the network sees them. No attack is ever handed one.
+
+    Args:
+        inputs: ``[b, *shape]``, floating point, finite.
+        labels: ``[b]``, int64 class indices.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if not self.inputs.is_floating_point() or self.inputs.ndim < 2 or len(self.inputs) == 0:
+            raise InputError(
+                f"`inputs` should be a floating-point tensor [b, *shape] with b >= 1; "
+                f"found {self.inputs.dtype} of shape {list(self.inputs.shape)}."
+            )
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.inputs.shape[:1]:
+            raise InputError(
+                f"`labels` should be an int64 tensor of shape [{len(self.inputs)}]; "
+                f"found {self.labels.dtype} of shape {list(self.labels.shape)}."
+            )
+        if not bool(self.inputs.isfinite().all()):
+            raise InputError("`inputs` should be finite; found NaN or infinity.")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+class GradientUpdate(Mapping[str, Tensor]):
+    """What a client sends: gradients keyed as ``named_parameters()``, cloned on entry and never changed.
+
+    Raises:
+        InputError: a value is not a floating-point tensor or not finite; the message names it.
+    """
+
+    __slots__ = ("_tensors",)
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                raise InputError(f"The update's `{name}` should be a floating-point tensor; found {type(tensor)}.")
+            if not bool(tensor.isfinite().all()):
+                raise InputError(f"The update's `{name}` should be finite; found NaN or infinity.")
+        self._tensors = MappingProxyType({name: tensor.detach().clone() for name, tensor in tensors.items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"GradientUpdate({', '.join(f'{name}: {list(t.shape)}' for name, t in self.items())})"
+
+
+@runtime_checkable
+class UpdateRule(Protocol):
+    """How a client turns its batch into an update. Works on a copy: the network it is given stays as it was."""
+
+    @property
+    def name(self) -> str:
+        """How the rule is written on the command line and in findings, for example ``fedsgd``."""
+        ...
+
+    def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate: ...
+
+
+@runtime_checkable
+class Defense(Protocol):
+    """What a client does to its update before sending it: a pure function."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, update: GradientUpdate, generator: torch.Generator) -> GradientUpdate: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round as the server sees it.
+
+    Args:
+        network: the state that the server sent out; attacks call it through ``functional_call`` and never change it.
+        update: what came back.
+        batch_size: the client's batch size, ``None`` when the server does not know it.
+        labels: ``[b]`` in no particular order, ``None`` when the server does not know them.
+    """
+
+    network: nn.Module
+    update: GradientUpdate
+    batch_size: int | None = None
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """Everything that an honest-but-curious server has, and all that an attack gets.
+
+    Args:
+        rounds: one or more rounds of one client, oldest first.
+        input_shape: the shape of one input, for example ``(3, 32, 32)``.
+        classes: how many classes the network tells apart.
+        rule: the client's rule where the server knows it, else ``None``. The loss is mean cross-entropy.
+        bounds: lowest and highest possible value of each input entry, each broadcastable to ``input_shape``.
+    """
+
+    rounds: tuple[Round, ...]
+    input_shape: tuple[int, ...]
+    classes: int
+    rule: UpdateRule | None = None
+    bounds: tuple[Tensor, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.rounds:
+            raise InputError("`rounds` should hold at least one round; found none.")
+
+    @property
+    def latest(self) -> Round:
+        """The most recent round."""
+        return self.rounds[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreatModel:
+    """What the server knows besides the network and the update: the one place where knowledge is granted.
+
+    Args:
+        batch_size: whether the client announces its batch size.
+        labels: whether the server knows the labels (in no order).
+        rule: whether the server knows the client's training rule.
+        bounds: whether the server knows the range of valid inputs.
+    """
+
+    batch_size: bool = False
+    labels: bool = False
+    rule: bool = True
+    bounds: bool = True
+
+    @property
+    def name(self) -> str:
+        """How it is written in findings: ``honest-but-curious`` and what is granted besides."""
+        granted = [word for word in ("batch_size", "labels", "rule", "bounds") if getattr(self, word)]
+        return "honest-but-curious: " + (", ".join(granted) if granted else "update only")
+
+    def view(
+        self,
+        *,
+        network: nn.Module,
+        update: GradientUpdate,
+        batch: PrivateBatch,
+        rule: UpdateRule,
+        classes: int,
+        bounds: tuple[Tensor, Tensor] | None = None,
+    ) -> Observation:
+        """What the server has of this round. Labels, if granted, are sorted: their order is not known."""
+        return Observation(
+            rounds=(
+                Round(
+                    network=network,
+                    update=update,
+                    batch_size=len(batch) if self.batch_size else None,
+                    labels=batch.labels.sort().values.clone() if self.labels else None,
+                ),
+            ),
+            input_shape=tuple(batch.inputs.shape[1:]),
+            classes=classes,
+            rule=rule if self.rule else None,
+            bounds=bounds if self.bounds else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    """Why an attack cannot run here.
+
+    Args:
+        where: the layer, tensor or setting, as the user knows it.
+        reason: one sentence; names the remedy where there is one.
+    """
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+class Outcome(StrEnum):
+    """How an attack that ran ended. An attack that could not run has no outcome but obstacles."""
+
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconstruction:
+    """What an attack got out of an observation.
+
+    Args:
+        outcome: ``EXACT`` only if every example carries a certificate that needs no truth.
+        inputs: ``[k, *shape]`` in the order the attack found them, ``None`` if the attack reconstructs none.
+        labels: ``[k]`` restored labels, -1 where unknown; ``None`` if none were restored.
+        certified: ``[k]`` bool, one an example.
+        layer: the layer whose inputs these are; ``""`` for the inputs of the network itself.
+        reason: one sentence on how it ended, with likely causes and the remedy if it failed.
+        stats: numbers and words worth keeping (directions found, samples drawn, residuals).
+    """
+
+    outcome: Outcome
+    inputs: Tensor | None = None
+    labels: Tensor | None = None
+    certified: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    layer: str = ""
+    reason: str = ""
+    stats: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.inputs is not None and self.certified.shape != self.inputs.shape[:1]:
+            raise ValueError(
+                f"`certified` should hold one entry for each of {len(self.inputs)} examples; "
+                f"found shape {list(self.certified.shape)}."
+            )
+        if self.outcome is Outcome.EXACT and (len(self.certified) == 0 or not bool(self.certified.all())):
+            raise ValueError("`outcome` EXACT needs a certificate for every example; found examples without one.")
+        if self.outcome is Outcome.FAILED and not self.reason:
+            raise ValueError("`reason` should say why the attack failed; found an empty text.")
+
+
+class Progress(Protocol):
+    """Called by long work now and then. Returns whether to go on; on ``False`` the work returns what it has."""
+
+    def __call__(self, done: int, total: int | None, note: str) -> bool: ...
+
+
+def go_on(done: int, total: int | None, note: str) -> bool:  # noqa: ARG001 - the Progress of who does not care
+    """The silent progress: never stops the work."""
+    return True
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """Turns an observation into a reconstruction; a frozen record of options, no state survives a call."""
+
+    @property
+    def name(self) -> str:
+        """How it is written on the command line and in findings."""
+        ...
+
+    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
+        """Why it cannot run on this observation; empty if it can."""
+        ...
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
+    ) -> Reconstruction: ...
