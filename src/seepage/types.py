@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from seepage.errors import InputError
 
 __all__ = [
+    "INTERRUPTED",
     "Attack",
     "Defense",
     "GradientUpdate",
@@ -26,6 +27,8 @@ __all__ = [
     "UpdateRule",
     "go_on",
 ]
+
+INTERRUPTED = "it was interrupted"  # in ``Reconstruction.stats["stopped"]`` of work that progress told to stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,11 @@ class UpdateRule(Protocol):
     @property
     def name(self) -> str:
         """How the rule is written on the command line and in findings, for example ``fedsgd``."""
+        ...
+
+    @property
+    def is_gradient(self) -> bool:
+        """Whether the update is the gradient of the mean cross-entropy of the whole batch at the state sent out."""
         ...
 
     def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate: ...

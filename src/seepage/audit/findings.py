@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from seepage.errors import InputError
+from seepage.types import INTERRUPTED
 
 __all__ = ["Finding", "Score", "findings_schema", "read_findings", "write_findings"]
 
@@ -55,6 +56,11 @@ class Finding(BaseModel):
     def could_run(self) -> bool:
         """Whether the attack ran to an outcome of its own."""
         return self.outcome is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the attack was carried out to its end, neither refused, broken nor interrupted."""
+        return self.could_run and self.stats.get("stopped") != INTERRUPTED
 
     @property
     def exact_examples(self) -> int:

@@ -1,0 +1,143 @@
+"""Evidence, from what the server has alone, that reconstructed inputs are the client's own.
+
+Three facts are asked of every example, none of which holds for an arbitrary factorisation of the gradient:
+
+1. *Agreement*: its error is zero exactly at the units that the reconstructed input switches off.
+2. *Pinned twice*: two disjoint halves of those units each determine its direction (:func:`pinned_twice`), so that it is
+   no combination of several examples; a pair of examples that switch on the same units fails here.
+3. *Replay*, where the update is a plain gradient: for one label, the network itself, run on the reconstructed input,
+   gives the error back, and the gradient recomputed from all of them equals the update.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+from torch.nn.functional import cross_entropy
+
+from seepage.attacks.relulayer import ReLULayer
+from seepage.types import Observation
+
+__all__ = ["Agreement", "Replay", "agree", "replay"]
+
+_LABELS_AT_ONCE = 256
+
+State = dict[str, Tensor]
+Loss = Callable[[State, Tensor, Tensor, Tensor], Tensor]  # (free parameters, examples, labels, weights) -> scalar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """Fact 1 for ``k`` examples.
+
+    Args:
+        score: ``[k]`` share of units where zeros and switched-off units agree; 1 explains everything.
+        holds: ``[k]`` bool: no unit that is clearly off has an error, and at most one that is clearly on has none
+            (an error below the tolerance happens about once in ``1 / zero_tol`` units).
+    """
+
+    score: Tensor
+    holds: Tensor
+
+
+def agree(errors: Tensor, preactivations: Tensor, *, zero_tol: float, margin: float = 1e-4) -> Agreement:
+    """Sparsity matching (SPEAR, section 4.3) of ``errors [k, m]`` with ``preactivations [k, m]``.
+
+    Args:
+        errors: reconstructed ``dZ``, one row an example.
+        preactivations: ``Z`` from the reconstructed inputs.
+        zero_tol: an error counts as zero up to this share of its row's root mean square.
+        margin: a pre-activation counts as clearly on or off beyond this share of its row's root mean square.
+    """
+    size = errors.abs() / _rms(errors)
+    height = preactivations / _rms(preactivations)
+    unexplained = (size > 10 * zero_tol) & (height < -margin)
+    silent = (size <= zero_tol) & (height > margin)
+    holds = ~unexplained.any(dim=1) & (silent.sum(dim=1) <= 1)
+    return Agreement(score=1 - (unexplained | silent).double().mean(dim=1), holds=holds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """Fact 3 for ``k`` examples.
+
+    Args:
+        labels: ``[k]`` the label whose error matches best.
+        weights: ``[k]`` each example's share of the loss: ``1 / b`` times how often it is in the batch.
+        residual: ``[k]`` relative distance of the replayed error from the disaggregated one.
+        update_residual: relative distance of the gradient of the whole reconstructed batch from the update.
+    """
+
+    labels: Tensor
+    weights: Tensor
+    residual: Tensor
+    update_residual: float
+
+
+def replay(observation: Observation, layer: ReLULayer, inputs: Tensor, errors: Tensor) -> Replay | str:
+    """Run the network on reconstructed inputs and compare errors and gradients; or say why that is not possible.
+
+    Args:
+        observation: its latest round gives the network and the update.
+        layer: the attacked layer.
+        inputs: ``[k, n]`` float64 inputs of ``layer``.
+        errors: ``[k, m]`` float64 disaggregated ``dZ``.
+    """
+    if observation.rule is None or not observation.rule.is_gradient:
+        return "the update is not known to be a plain gradient"
+    if not layer.reads_input:
+        return "the attacked layer is not the first: its inputs cannot be fed to the network"
+    network = observation.latest.network
+    state = {name: value.detach() for name, value in (*network.named_parameters(), *network.named_buffers())}
+    dtype = layer.weight.dtype
+    examples = inputs.to(dtype).reshape(-1, *observation.input_shape)
+    known = observation.latest.labels
+    classes = torch.arange(observation.classes) if known is None else torch.unique(known)
+    classes = classes.to(inputs.device)
+
+    def loss(free: State, batch: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        logits = functional_call(network, {**state, **free}, (batch,))
+        return (weights * cross_entropy(logits, labels, reduction="none")).sum()
+
+    try:
+        labels, weights, residual = _match_labels(loss, state, layer, examples, errors, classes)
+        free = {name: state[name] for name in observation.latest.update if name in state}
+        recomputed = grad(loss)(free, examples, labels, weights.to(dtype))
+    except RuntimeError as error:  # batch norm or dropout in training mode: one example alone is not what was run
+        return f"the network cannot be run on one example at a time ({str(error).splitlines()[0][:120]})"
+    gap = sum(float((observation.latest.update[name] - recomputed[name]).square().sum()) for name in free)
+    size = sum(float(observation.latest.update[name].square().sum()) for name in free)
+    return Replay(labels=labels, weights=weights, residual=residual, update_residual=(gap / size) ** 0.5)
+
+
+def _match_labels(
+    loss: Loss, state: State, layer: ReLULayer, examples: Tensor, errors: Tensor, classes: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For each example the label that replays its error best: labels, weights and residuals, ``[k]`` each.
+
+    The gradient of the layer's bias from one example alone is that example's error.
+    """
+    bias = {layer.bias_name: state[layer.bias_name]}
+    one = torch.ones(1, dtype=examples.dtype, device=examples.device)
+
+    def error_of(example: Tensor, label: Tensor) -> Tensor:
+        gradients: State = grad(loss)(bias, example[None], label[None], one)
+        return gradients[layer.bias_name]
+
+    labels, weights, residuals = [], [], []
+    for example, error in zip(examples, errors, strict=True):
+        simulated = vmap(error_of, in_dims=(None, 0), chunk_size=_LABELS_AT_ONCE)(example, classes).double()  # [C, m]
+        weight = simulated @ error / simulated.square().sum(dim=1).clamp_min(1e-300)
+        distance = (error - weight[:, None] * simulated).norm(dim=1) / error.norm()
+        distance = torch.where((weight > 0) & distance.isfinite(), distance, torch.inf)
+        best = int(distance.argmin())
+        labels.append(classes[best])
+        weights.append(weight[best])
+        residuals.append(distance[best])
+    return torch.stack(labels), torch.stack(weights), torch.stack(residuals)
+
+
+def _rms(rows: Tensor) -> Tensor:
+    return rows.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-300)

@@ -1,0 +1,89 @@
+"""One layer's gradient as an unknown mixture of errors and inputs, ready to be unmixed.
+
+Notation as in SPEAR: ``gW = dZ^T X = L R`` with ``dZ [b, m]``, ``X [b, n]``, ``L [m, b]``, ``R [b, n]``; one invertible
+``Q [b, b]`` has ``dZ^T = L Q`` and ``X = Q^-1 R``. A *direction* is a column of ``Q`` up to its length.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seepage.attacks.relulayer import ReLULayer
+from seepage.linalg.lowrank import LowRank, low_rank_factors
+
+__all__ = ["Mixture", "mix"]
+
+_ROWS_AT_ONCE = 256  # rows of W converted to float64 at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """What a proposer works on: the factors of one layer's gradient, in float64.
+
+    Args:
+        layer: the attacked layer.
+        factors: of ``gW``, at rank ``b``.
+        L: ``[m', b]`` left factor with unit rows; units that no example woke are left out.
+        awake: ``[m]`` bool, which units those are.
+        height: ``[m', b]`` pre-activation without bias of ``x = right^T p`` is ``height @ p``.
+        zero_tol: an entry of ``L q`` counts as zero up to this share of the root mean square of ``L q``.
+        least_zeros: a direction needs at least this many.
+    """
+
+    layer: ReLULayer
+    factors: LowRank
+    L: Tensor
+    awake: Tensor
+    height: Tensor
+    zero_tol: float
+    least_zeros: int
+
+    @property
+    def rank_tol(self) -> float:
+        """Singular values of zero rows below this share of the largest count as none (:func:`pinned_twice`)."""
+        return max(10 * self.zero_tol, 1e-5)
+
+    def preactivations(self, inputs: Tensor) -> Tensor:
+        """``Z [k, m]`` of ``inputs [k, n]``, float64, without a float64 copy of ``W``."""
+        parts = [inputs @ part.double().T for part in torch.split(self.layer.weight, _ROWS_AT_ONCE)]
+        return torch.cat(parts, dim=1) + self.layer.bias.double()
+
+    @property
+    def batch_size(self) -> int:
+        """The rank: how many distinct examples left a trace."""
+        return self.factors.rank
+
+
+def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> Mixture | None:
+    """Factor the layer's gradient; ``None`` if it has no numerical rank below its size.
+
+    Args:
+        layer: the attacked layer.
+        least_share: zeros that a direction needs, as a share of all ``m`` units.
+        generator: draws the sketch of the factorisation.
+    """
+    factors = low_rank_factors(layer.weight_gradient, generator=generator)
+    if factors is None:
+        return None
+    length = factors.left.norm(dim=1)
+    zero_tol = _zero_tolerance(factors)
+    awake = length > zero_tol * float(length.max())
+    height = torch.cat([part.double() @ factors.right.T for part in torch.split(layer.weight, _ROWS_AT_ONCE)])
+    asleep = int((~awake).sum())  # zeros of every example, but no equations
+    share = max(int(least_share * len(awake)) - asleep, 0)
+    return Mixture(
+        layer=layer,
+        factors=factors,
+        L=factors.left[awake] / length[awake, None],
+        awake=awake,
+        height=height[awake],
+        zero_tol=zero_tol,
+        least_zeros=max(share, 2 * (factors.rank - 1)),
+    )
+
+
+def _zero_tolerance(factors: LowRank) -> float:
+    """Rounding of the gradient as it stands in ``L``: amplified where an example is faint, with a margin of 10."""
+    amplification = float(factors.singular[0] / factors.singular[-1])
+    return min(max(10 * factors.noise * amplification, 1e-6), 1e-3)

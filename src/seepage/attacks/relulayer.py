@@ -1,0 +1,94 @@
+"""The layer that a disaggregation works on: one affine map into a ReLU, and what the update says about it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
+from seepage.types import Observation, Obstacle
+
+__all__ = ["ReLULayer", "find_relu_layer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReLULayer:
+    """``Z = X W^T + bias`` followed by a ReLU, and its gradients.
+
+    Args:
+        name: the layer's path in the network.
+        weight: ``W [m, n]``.
+        bias: ``[m]``.
+        weight_gradient: ``gW = dZ^T X [m, n]``.
+        bias_gradient: ``gb = dZ^T 1 [m]``.
+        bias_name: the bias as ``named_parameters()`` has it.
+        input_shape: shape of one input of this layer.
+        reads_input: whether its inputs are the network's own.
+    """
+
+    name: str
+    weight: Tensor
+    bias: Tensor
+    weight_gradient: Tensor
+    bias_gradient: Tensor
+    bias_name: str
+    input_shape: tuple[int, ...]
+    reads_input: bool
+
+
+def find_relu_layer(observation: Observation, name: str | None = None) -> ReLULayer | list[Obstacle]:
+    """The named layer, or the first that a disaggregation can work on; the obstacles if there is none.
+
+    A layer fits if it is linear, sees one row for each example, is called once, has a bias, is followed directly by a
+    ReLU, and both its gradients are in the update, finite and not all zero.
+
+    Raises:
+        InputError: the network has no layer called ``name``.
+    """
+    reading = read_layers(observation.latest.network, observation.input_shape)
+    layers = (reading.layer(name),) if name is not None else reading.layers
+    obstacles: list[Obstacle] = []
+    for layer in layers:
+        reason = _misfit(layer, observation)
+        if reason is None:
+            return _read(layer, observation)
+        obstacles.append(Obstacle(where=f"layer {layer.name}", reason=reason))
+    return obstacles or [Obstacle(where="network", reason="has no affine layer.")]
+
+
+def _misfit(layer: AffineLayer, observation: Observation) -> str | None:
+    update = observation.latest.update
+    if layer.kind is not LayerKind.LINEAR:
+        return "is a convolution: its gradient sums over positions, so its rank says nothing about the batch."
+    if layer.activation is not Activation.RELU:
+        return f"is followed by {layer.followed_by}, not by a ReLU: its errors have no zeros to read examples off."
+    if layer.positions != 1 or layer.calls != 1:
+        return f"sees {layer.positions * layer.calls} rows for each example: examples cannot be told from positions."
+    if layer.bias is None:
+        return "has no bias: the gradient leaves the scale of each example open."
+    for parameter, shape in ((layer.weight, (layer.outputs, layer.inputs)), (layer.bias, (layer.outputs,))):
+        if parameter not in update:
+            return f"the update holds no gradient of {parameter} (frozen, encrypted or withheld)."
+        if tuple(update[parameter].shape) != shape:
+            return (
+                f"the gradient of {parameter} should have shape {list(shape)}; found {list(update[parameter].shape)}."
+            )
+        if not bool(update[parameter].any()):
+            return f"the gradient of {parameter} is all zero: the update says nothing about this layer."
+    return None
+
+
+def _read(layer: AffineLayer, observation: Observation) -> ReLULayer:
+    parameters = dict(observation.latest.network.named_parameters())
+    assert layer.bias is not None  # _misfit refused layers without one
+    with torch.no_grad():
+        return ReLULayer(
+            name=layer.name,
+            weight=parameters[layer.weight].detach(),
+            bias=parameters[layer.bias].detach(),
+            weight_gradient=observation.latest.update[layer.weight],
+            bias_gradient=observation.latest.update[layer.bias],
+            bias_name=layer.bias,
+            input_shape=layer.input_shape,
+            reads_input=layer.reads_input,
+        )

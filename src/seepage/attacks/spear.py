@@ -1,0 +1,138 @@
+"""SPEAR (Dimitrov et al., NeurIPS 2024): exact batches from one ReLU layer, by sampled null directions."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from scipy.stats import binom
+
+from seepage.attacks.directions import Found, Proposals
+from seepage.attacks.disaggregation import Budget, disaggregate
+from seepage.attacks.mixture import Mixture, mix
+from seepage.attacks.relulayer import ReLULayer, find_relu_layer
+from seepage.linalg.nullspace import sampled_null_directions, zero_mask
+from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+
+__all__ = ["SPEAR", "expected_samples", "failure_probability", "zero_share_threshold"]
+
+_PROBES = 64  # units that a candidate is tried on before all others
+_LOOSE_TOL = 1e-3  # zeros of a float32 proposal
+_FIRST_DRAW = 256
+_MOST_PROPOSED = 512  # of one chunk: more are copies of each other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SPEAR:
+    """Exact inversion of a whole batch from the low rank of a ReLU layer's gradient and the zeros of its factor.
+
+    Null directions of random ``b - 1`` rows of the left factor are kept where they vanish on a share ``tau`` of all
+    units; ``b`` of them, scaled by the bias gradient, give the batch. The cost grows about fourfold with each example:
+    see :func:`expected_samples`.
+
+    Args:
+        layer: path of the layer to attack; the first that fits if ``None``. An inner layer yields its inputs.
+        false_rejection: probability with which the filter may turn down a true direction; gives ``tau``.
+        chunk: null directions drawn at once.
+        budget: when to stop without a certificate.
+
+    Reference:
+        Dimitrov et al., SPEAR: Exact Gradient Inversion of Batches in Federated Learning, arXiv 2403.03945:
+        theorem 3.1 (low rank), theorem 3.3 (directions), section 4 (sampling, filter, choice).
+    """
+
+    layer: str | None = None
+    false_rejection: float = 1e-9
+    chunk: int = 16_384
+    budget: Budget = field(default_factory=lambda: Budget(samples=200_000_000, seconds=600.0))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_rejection < 1:
+            raise ValueError(f"`false_rejection` should lie in (0, 1); found {self.false_rejection}.")
+        if self.chunk < 1:
+            raise ValueError(f"`chunk` should be at least 1; found {self.chunk}.")
+
+    @property
+    def name(self) -> str:
+        """``spear``."""
+        return "spear"
+
+    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
+        """Why no layer of the network fits; empty if one does."""
+        layer = find_relu_layer(observation, self.layer)
+        return [] if isinstance(layer, ReLULayer) else layer
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
+    ) -> Reconstruction:
+        """EXACT if every example carries a certificate; APPROXIMATE with what was found; FAILED with the reason."""
+        layer = find_relu_layer(observation, self.layer)
+        if not isinstance(layer, ReLULayer):
+            raise ValueError(f"`observation` should have no obstacles; found {'; '.join(map(str, layer))}")
+        width = len(layer.bias)
+        tau = zero_share_threshold(width, self.false_rejection)
+        mixture = mix(layer, least_share=tau, generator=generator)
+        if mixture is None:
+            return Reconstruction(
+                outcome=Outcome.FAILED,
+                reason=(
+                    f"The gradient of layer {layer.name} has no rank below its size {list(layer.weight.shape)}: "
+                    "the batch is as large as the layer, or the update was noised, sparsified or quantised."
+                ),
+                stats={"layer": layer.name},
+            )
+        return disaggregate(
+            mixture, observation, self._propose, budget=self.budget, generator=generator, progress=progress
+        )
+
+    def _propose(self, mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:  # noqa: ARG002
+        L = mixture.L.float()
+        share = mixture.least_zeros / len(L)
+        count = min(_FIRST_DRAW, self.chunk)  # small batches are through after a few draws
+        while True:
+            directions = sampled_null_directions(L, count=count, generator=generator)
+            probes = torch.randperm(len(L), generator=generator, device=generator.device)[:_PROBES].to(L.device)
+            hits = zero_mask(L[probes], directions, zero_tol=_LOOSE_TOL).double().mean(dim=1)
+            promising = directions[hits >= share / 2]
+            zeros = zero_mask(L, promising, zero_tol=_LOOSE_TOL).sum(dim=1)
+            sparse = promising[zeros >= mixture.least_zeros]
+            yield Proposals(directions=sparse[:_MOST_PROPOSED], cost=count)
+            count = min(2 * count, self.chunk)
+
+
+def zero_share_threshold(width: int, false_rejection: float) -> float:
+    """``tau``: the share of zeros that a true direction reaches but with probability ``false_rejection``.
+
+    A unit is off for an example with probability one half, independently (SPEAR, section 4.2).
+    """
+    return float(binom.ppf(false_rejection, width, 0.5)) / width
+
+
+def expected_samples(batch_size: int, width: int) -> float:
+    """Expected null directions until all examples were drawn: ``H_b / q``, infinite if no unit is left over.
+
+    ``q = C(m/2, b-1) / C(m, b-1)`` is the chance that one example is off at all drawn rows (SPEAR, section 4.1).
+    """
+    half = width // 2
+    if batch_size - 1 > half:
+        return math.inf
+    log_q = _log_choose(half, batch_size - 1) - _log_choose(width, batch_size - 1)
+    harmonic = sum(1 / k for k in range(1, batch_size + 1))
+    return harmonic * math.exp(min(-log_q, 700.0))
+
+
+def failure_probability(batch_size: int, width: int, false_rejection: float = 1e-9) -> float:
+    """Upper bound on the chance that some example cannot be found, however long the search.
+
+    ``b (P[Bin(m, 1/2) < b - 1] + P[the others are dependent on its zero rows] + p_fr)`` (SPEAR, theorem 3.4); the
+    middle term is bounded by the chance that one other example is off, or two others are on and off together, on all
+    of the ``m / 2`` rows.
+    """
+    too_few = float(binom.cdf(batch_size - 2, width, 0.5))
+    others, rows = batch_size - 1, width // 2
+    dependent = others * 0.5**rows + others * (others - 1) / 2 * 0.5**rows
+    return min(1.0, batch_size * (too_few + dependent + false_rejection))
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

@@ -1,0 +1,63 @@
+"""Attacks, rules and defenses by the names that the command line and findings use."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from seepage.attacks.disaggregation import Budget
+from seepage.attacks.spear import SPEAR
+from seepage.errors import InputError
+from seepage.federated.rules import FedSGD
+from seepage.types import Attack, UpdateRule
+
+__all__ = ["ATTACKS", "RULES", "CatalogueEntry", "build_attack", "build_rule"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueEntry:
+    """One line of the catalogue.
+
+    Args:
+        build: makes the attack from a budget and the layer to attack.
+        paper: where it was published.
+        recovers: what it gives back, in a few words.
+        needs: what it cannot run without, in a few words.
+    """
+
+    build: Callable[[Budget, str | None], Attack]
+    paper: str
+    recovers: str
+    needs: str
+
+
+ATTACKS: Mapping[str, CatalogueEntry] = {
+    "spear": CatalogueEntry(
+        build=lambda budget, layer: SPEAR(budget=budget, layer=layer),
+        paper="Dimitrov et al., NeurIPS 2024",
+        recovers="whole batches, exactly, with labels and a certificate",
+        needs="a linear layer with bias into a ReLU; b up to about 20",
+    ),
+}
+
+RULES: Mapping[str, Callable[[], UpdateRule]] = {"fedsgd": FedSGD}
+
+
+def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Attack:
+    """The attack called ``name``.
+
+    Raises:
+        InputError: there is none; the message lists those there are.
+    """
+    if name not in ATTACKS:
+        raise InputError(f"`--attack` should be one of {', '.join(ATTACKS)}; found {name!r}.")
+    return ATTACKS[name].build(budget, layer)
+
+
+def build_rule(name: str) -> UpdateRule:
+    """The rule called ``name``.
+
+    Raises:
+        InputError: there is none; the message lists those there are.
+    """
+    if name not in RULES:
+        raise InputError(f"`--rule` should be one of {', '.join(RULES)}; found {name!r}.")
+    return RULES[name]()

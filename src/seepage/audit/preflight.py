@@ -1,0 +1,63 @@
+"""What can be said of a network before any data is seen."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from seepage.attacks.relulayer import ReLULayer, find_relu_layer
+from seepage.errors import InputError
+from seepage.federated.rules import FedSGD
+from seepage.networks.layers import AffineLayer, LayerReading, read_layers
+from seepage.types import PrivateBatch, ThreatModel
+
+__all__ = ["Preflight", "inspect_network"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """A network's layers and what stands in the way of exact inversion at each.
+
+    Args:
+        reading: the layers, and parameters of other kinds.
+        obstacles: one sentence for each layer, ``None`` where exact inversion is possible.
+        parameters: how many numbers the network has.
+    """
+
+    reading: LayerReading
+    obstacles: tuple[str | None, ...]
+    parameters: int
+
+    @property
+    def attackable(self) -> AffineLayer | None:
+        """The first layer that exact inversion is possible at."""
+        pairs = zip(self.reading.layers, self.obstacles, strict=True)
+        return next((layer for layer, obstacle in pairs if obstacle is None), None)
+
+
+def inspect_network(network: nn.Module, *, input_shape: tuple[int, ...], classes: int) -> Preflight:
+    """Read the layers and ask each for its obstacles, on the gradient of two examples of noise.
+
+    Raises:
+        InputError: the network does not take inputs of that shape.
+    """
+    reading = read_layers(network, input_shape)
+    generator = torch.Generator().manual_seed(0)
+    noise = PrivateBatch(
+        inputs=torch.randn(2, *input_shape, generator=generator), labels=torch.tensor([0, classes - 1])
+    )
+    rule = FedSGD()
+    try:
+        update = rule(network, noise, generator)
+    except RuntimeError as error:
+        raise InputError(f"The network should take inputs of shape {list(input_shape)}; found: {error}.") from error
+    observation = ThreatModel().view(network=network, update=update, batch=noise, rule=rule, classes=classes)
+    obstacles = []
+    for layer in reading.layers:
+        found = find_relu_layer(observation, layer.name)
+        obstacles.append(None if isinstance(found, ReLULayer) else found[0].reason)
+    return Preflight(
+        reading=reading,
+        obstacles=tuple(obstacles),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+    )

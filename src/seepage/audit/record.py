@@ -1,0 +1,94 @@
+"""What a run's folder says of how it was made, and what the exit code says of how it ended."""
+
+import enum
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from seepage.audit.findings import Finding
+from seepage.audit.run import Audit, versions
+from seepage.types import ThreatModel
+
+__all__ = ["Verdict", "record", "verdict"]
+
+
+class Verdict(enum.IntEnum):
+    """The exit code of an audit."""
+
+    NOTHING_LEAKED = 0
+    LEAKED = 1
+    NOT_AUDITED = 3
+
+
+def verdict(findings: Sequence[Finding], *, batches: int, threshold: float) -> Verdict:
+    """A leak outweighs everything; silence counts only if every batch was attacked to the end.
+
+    Args:
+        findings: of one run.
+        batches: how many batches the run was to have.
+        threshold: share of a batch's examples that may be reconstructed exactly.
+    """
+    if any(finding.exact_examples > threshold * finding.batch_size for finding in findings):
+        return Verdict.LEAKED
+    complete = len(findings) == batches and all(finding.ended for finding in findings)
+    return Verdict.NOTHING_LEAKED if complete else Verdict.NOT_AUDITED
+
+
+def record(audit: Audit, *, command: str, budget: str, weights: str | None) -> dict[str, Any]:
+    """``run.json``: everything that decided the run, as plain values.
+
+    Args:
+        audit: the run.
+        command: the command line that repeats it.
+        budget: of each batch, as the user wrote it.
+        weights: the weights file, if one was loaded.
+    """
+    dataset, threat = audit.dataset, audit.threat_model
+    return {
+        "schema_version": 1,
+        "command": command,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": audit.seed,
+        "network": audit.network_name,
+        "weights": weights,
+        "input_shape": list(dataset.input_shape),
+        "classes": dataset.classes,
+        "class_names": list(dataset.class_names),
+        "kind": dataset.kind.value,
+        "data": dataset.name,
+        "data_sha256": dataset.sha256,
+        "normalize": dataset.normalization.name,
+        "normalize_mean": dataset.normalization.mean.flatten().tolist(),
+        "normalize_std": dataset.normalization.std.flatten().tolist(),
+        "rule": audit.rule.name,
+        "defenses": [defense.name for defense in audit.defenses],
+        "threat_model": threat.name,
+        "knowledge": _knowledge(threat),
+        "attacks": [audit.attack.name],
+        "layer": getattr(audit.attack, "layer", None),
+        "budget": budget,
+        "batch_size": audit.batch_size,
+        "batches": audit.batches,
+        "dtype": str(audit.dtype).removeprefix("torch."),
+        "device": str(audit.device),
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "versions": versions(),
+    }
+
+
+def _knowledge(threat: ThreatModel) -> list[list[str | bool]]:
+    """What the server was taken to have: a thing, whether, and why."""
+    return [
+        ["the network and its parameters", True, "the server sent them out"],
+        ["the client's update", True, "the client sent it"],
+        ["how inputs are scaled", True, "preprocessing is part of the published training recipe"],
+        ["the client's training rule", threat.rule, "the server ordered it"],
+        ["the range of valid inputs", threat.bounds, "public"],
+        ["the batch size", threat.batch_size, "read off the update where the attack can"],
+        ["the labels", threat.labels, "restored from the update where the attack can"],
+        ["the inputs", False, "what is attacked: they meet the reconstruction only when it is scored"],
+    ]

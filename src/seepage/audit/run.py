@@ -1,0 +1,206 @@
+"""One way from a private batch to a finding: rule, defenses, threat model, attack; then the truth, and only then."""
+
+import copy
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import seepage
+from seepage.audit.findings import Finding
+from seepage.audit.scoring import Scored, score
+from seepage.data.sources import Dataset, draw_batch
+from seepage.errors import InputError
+from seepage.types import (
+    Attack,
+    Defense,
+    GradientUpdate,
+    Observation,
+    PrivateBatch,
+    Progress,
+    Reconstruction,
+    ThreatModel,
+    UpdateRule,
+    go_on,
+)
+
+__all__ = ["Audit", "Audited", "versions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audited:
+    """A finding, and the pictures that belong to it if there are any: ``[b, *shape]`` each, in [0, 1]."""
+
+    finding: Finding
+    pictures: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Everything that decides a run; two equal audits with one seed give equal findings.
+
+    Args:
+        network: as the server sends it out.
+        network_name: how the user named it.
+        dataset: where batches are drawn from, without replacement.
+        rule: what the client does.
+        defenses: applied to its update in order.
+        threat_model: what the server knows besides.
+        attack: what the server does.
+        batch_size: examples a batch.
+        batches: how many batches, each drawn and attacked apart.
+        seed: root of all chance.
+        dtype: float32 or float64, for the network and the data.
+        device: where the network and the attack run.
+    """
+
+    network: nn.Module
+    network_name: str
+    dataset: Dataset
+    rule: UpdateRule
+    attack: Attack
+    batch_size: int
+    batches: int = 1
+    seed: int = 0
+    defenses: tuple[Defense, ...] = ()
+    threat_model: ThreatModel = ThreatModel()  # noqa: RUF009 - frozen
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+
+    def __post_init__(self) -> None:
+        for word in ("batch_size", "batches"):
+            if getattr(self, word) < 1:
+                raise InputError(f"`{word}` should be at least 1; found {getattr(self, word)}.")
+
+    def __call__(self, *, done: frozenset[int] = frozenset(), progress: Progress = go_on) -> Iterator[Audited]:
+        """Audit the batches that are not ``done`` yet, one after the other.
+
+        Raises:
+            InputError: the batch does not fit the data or the network.
+        """
+        network = copy.deepcopy(self.network).to(self.device, self.dtype)
+        for index in range(self.batches):
+            if index not in done:
+                yield self._audit_batch(network, index, progress)
+
+    def _audit_batch(self, network: nn.Module, index: int, progress: Progress) -> Audited:
+        batch = self._draw(index)
+        observation = self._observe(network, batch, index)
+        started = time.monotonic()
+        obstacles = [str(obstacle) for obstacle in self.attack.obstacles(observation)]
+        reconstruction, error = None, None
+        if not obstacles:
+            try:
+                reconstruction = self.attack(observation, generator=self._chance(index, "attack"), progress=progress)
+            except Exception as raised:  # a crash is a row of its own, never "found nothing"
+                error = f"{type(raised).__name__}: {raised}"
+        seconds = time.monotonic() - started
+        scored = Scored()
+        if reconstruction is not None:
+            scored = score(reconstruction, batch, self.dataset, network)
+        finding = self._finding(
+            index=index,
+            obstacles=obstacles,
+            reconstruction=reconstruction,
+            error=error,
+            scored=scored,
+            seconds=seconds,
+        )
+        return Audited(finding=finding, pictures=scored.pictures)
+
+    def _draw(self, index: int) -> PrivateBatch:
+        batch, _ = draw_batch(self.dataset, batch_size=self.batch_size, generator=self._chance(index, "data"))
+        return PrivateBatch(inputs=batch.inputs.to(self.device, self.dtype), labels=batch.labels.to(self.device))
+
+    def _observe(self, network: nn.Module, batch: PrivateBatch, index: int) -> Observation:
+        generator = self._chance(index, "client")
+        try:
+            update = self.rule(network, batch, generator)
+        except RuntimeError as error:
+            shape = list(batch.inputs.shape)
+            raise InputError(
+                f"The network {self.network_name} should take inputs of shape {shape}; found: {_first_line(error)}."
+            ) from error
+        for defense in self.defenses:
+            update = defense(update, generator)
+        low, high = self.dataset.normalization.bounds()
+        return self.threat_model.view(
+            network=network,
+            update=GradientUpdate(update),
+            batch=batch,
+            rule=self.rule,
+            classes=self.dataset.classes,
+            bounds=(low.to(batch.inputs), high.to(batch.inputs)),
+        )
+
+    def _chance(self, index: int, purpose: str) -> torch.Generator:
+        """A generator of its own for each batch and purpose: what one draws never moves another."""
+        key = (index, ("data", "client", "attack").index(purpose))
+        state = np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(state) >> 1)
+
+    def _finding(
+        self,
+        *,
+        index: int,
+        obstacles: list[str],
+        reconstruction: Reconstruction | None,
+        error: str | None,
+        scored: Scored,
+        seconds: float,
+    ) -> Finding:
+        found = reconstruction
+        return Finding(
+            attack=self.attack.name,
+            network=self.network_name,
+            rule=self.rule.name,
+            defenses=[defense.name for defense in self.defenses],
+            threat_model=self.threat_model.name,
+            data=self.dataset.name,
+            normalize=self.dataset.normalization.name,
+            batch_size=self.batch_size,
+            batch=index,
+            seed=self.seed,
+            outcome=None if found is None else found.outcome.value,
+            obstacles=obstacles,
+            error=error,
+            reason="" if found is None else found.reason,
+            certified=scored.certified,
+            scores=scored.scores,
+            columns=scored.columns,
+            labels=None if found is None or found.labels is None else sorted(found.labels.tolist()),
+            layer="" if found is None else found.layer,
+            stats={} if found is None else dict(found.stats),
+            seconds=seconds,
+            peak_memory_mib=_peak_memory_mib(self.device),
+            device=str(self.device),
+            versions=versions(),
+        )
+
+
+def versions() -> dict[str, str]:
+    """Of what a figure may depend on."""
+    return {
+        "seepage": seepage.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    """Peak so far of the whole process, or of what torch allocated on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,119 @@
+"""Where the private batch meets the reconstruction: matched by assignment, scored in the data's own units."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from seepage.audit.findings import Score
+from seepage.data.sources import Dataset, InputKind
+from seepage.data.tabular import TableEncoding
+from seepage.metrics import exact_images, exact_numbers, match, psnr, ssim
+from seepage.types import PrivateBatch, Reconstruction
+
+__all__ = ["PSNR_CAP", "Scored", "score"]
+
+PSNR_CAP = 300.0  # dB written for a reconstruction equal to the last bit, whose PSNR is infinite
+
+
+@dataclass(slots=True, kw_only=True)
+class Scored:
+    """What the audit says of one reconstruction; every list is in the order of the private batch."""
+
+    certified: list[bool] = field(default_factory=list)
+    scores: dict[str, list[Score] | float | None] = field(default_factory=dict)
+    columns: dict[str, list[str | None]] = field(default_factory=dict)
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+
+
+def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset, network: nn.Module) -> Scored:
+    """Match and score. Inputs of the network are scored in raw units, inputs of an inner layer as they are.
+
+    Args:
+        reconstruction: any number of examples, in any order.
+        batch: the truth, ``b`` examples.
+        dataset: gives the scaling, and the encoding of a table.
+        network: run once to find the true inputs of an inner layer.
+    """
+    if reconstruction.inputs is None:
+        return Scored()
+    inner = reconstruction.layer != ""
+    truth = _inputs_of(network, reconstruction.layer, batch.inputs) if inner else batch.inputs
+    originals = truth.detach().double().cpu()
+    rows = reconstruction.inputs.detach().double().cpu()
+    if not inner:
+        originals, rows = dataset.normalization.invert(originals), dataset.normalization.invert(rows)
+    places = match(rows, originals)
+    matched = places >= 0
+    ordered = torch.zeros_like(originals)
+    ordered[matched] = rows[places[matched]]
+    certified = reconstruction.certified.cpu()
+    scored = Scored(certified=[bool(place >= 0 and certified[place]) for place in places.tolist()])
+    if inner or dataset.kind is InputKind.OTHER:
+        spread = float(originals.max() - originals.min()) or 1.0
+        exact = exact_numbers(ordered, originals, data_range=spread)
+        scored.scores["psnr"] = _decibels(psnr(ordered, originals, data_range=spread), matched)
+    elif dataset.kind is InputKind.IMAGE:
+        exact = exact_images(ordered, originals)
+        scored.scores["psnr"] = _decibels(psnr(ordered, originals), matched)
+        likeness = ssim(ordered, originals)
+        if likeness is not None:
+            scored.scores["ssim"] = _where(likeness, matched)
+        scored.pictures = {
+            "originals": originals.float().contiguous(),
+            "reconstructions": ordered.float().contiguous(),
+            "matched": matched.to(torch.uint8),
+        }
+    else:
+        scored.scores["psnr"] = _decibels(psnr(ordered, originals), matched)
+        exact = _score_table(scored, dataset.table, ordered, originals, matched)
+    scored.scores["exact"] = [bool(value) for value in (exact & matched).tolist()]
+    return scored
+
+
+def _score_table(
+    scored: Scored, table: TableEncoding | None, ordered: Tensor, originals: Tensor, matched: Tensor
+) -> Tensor:
+    """Cells as text, and errors by column in the table's own units; returns which rows are right in every cell."""
+    if table is None:
+        raise ValueError("`table` should be the encoding of a table; found None.")
+    truth, found = table.decode(originals), table.decode(ordered)
+    right = torch.ones(len(originals), dtype=torch.bool)
+    for column in table.columns:
+        cells = [row[column.name] if ok else None for row, ok in zip(found, matched.tolist(), strict=True)]
+        wanted: list[str | None] = [row[column.name] for row in truth]
+        scored.columns[column.name] = cells
+        scored.columns[f"{column.name} (original)"] = wanted
+        same = [cell == want for cell, want in zip(cells, wanted, strict=True)]
+        right &= torch.tensor(same)
+        if column.categories:
+            scored.scores[f"right:{column.name}"] = list[Score](same)
+        else:
+            scored.scores[f"error:{column.name}"] = [
+                None if cell is None or want is None else abs(float(cell) - float(want))
+                for cell, want in zip(cells, wanted, strict=True)
+            ]
+    return right
+
+
+def _inputs_of(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:
+    """The true inputs of an inner layer, by running the network on the batch."""
+    seen: list[Tensor] = []
+    module = network.get_submodule(layer)
+    handle = module.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].detach()))
+    try:
+        with torch.no_grad():
+            network(inputs)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _decibels(values: Tensor, matched: Tensor) -> list[Score]:
+    return _where(values.clamp_max(PSNR_CAP), matched)
+
+
+def _where(values: Tensor, matched: Tensor) -> list[Score]:
+    pairs = zip(values.tolist(), matched.tolist(), strict=True)
+    return [float(value) if ok and math.isfinite(value) else None for value, ok in pairs]

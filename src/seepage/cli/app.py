@@ -1,0 +1,212 @@
+"""The commands: arguments in, exit code out."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+import seepage
+from seepage.attacks.disaggregation import Budget
+from seepage.audit.catalogue import ATTACKS, build_attack, build_rule
+from seepage.audit.findings import findings_schema
+from seepage.audit.folder import RunFolder
+from seepage.audit.preflight import inspect_network
+from seepage.audit.record import Verdict, record, verdict
+from seepage.audit.run import Audit
+from seepage.cli.options import (
+    BatchSizeOption,
+    BudgetOption,
+    DeviceOption,
+    Dtype,
+    NetworkOption,
+    OutOption,
+    RedactOption,
+    SeedOption,
+    ThreadsOption,
+    ThresholdOption,
+    WeightsOption,
+    parse_budget,
+    parse_device,
+    parse_shape,
+    set_threads,
+)
+from seepage.cli.show import Watch, err, finding_line, print_layers, print_theory
+from seepage.cli.show import out as console
+from seepage.data.sources import load_dataset
+from seepage.errors import InputError, SeepageError
+from seepage.networks.weights import load_weights
+from seepage.networks.zoo import build_network
+from seepage.report.html import write_report
+
+__all__ = ["app", "main"]
+
+_BAD_INPUT = 2
+
+app = typer.Typer(
+    name="seepage",
+    help="Measure how much private training data a federated-learning update gives away. Audit only what you own.",
+    epilog="Exit codes: 0 nothing leaked above the threshold, 1 something did, 2 wrong usage or bad input, "
+    "3 could not be audited.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def audit(
+    data: Annotated[
+        str, typer.Option("--data", metavar="SOURCE", help=".npz, IDX (.gz), image folder, .csv, or digits, photos.")
+    ],
+    network: NetworkOption,
+    out: OutOption,
+    batch_size: BatchSizeOption = 8,
+    attack: Annotated[str, typer.Option("--attack", help=f"One of: {', '.join(ATTACKS)}.")] = "spear",
+    batches: Annotated[int, typer.Option("--batches", min=1, help="How many batches to draw and attack.")] = 1,
+    seed: SeedOption = 0,
+    rule: Annotated[str, typer.Option("--rule", help="What the client does: fedsgd.")] = "fedsgd",
+    normalize: Annotated[
+        str,
+        typer.Option("--normalize", metavar="HOW", help="channel, none, or MEAN,...:STD,... (decides how much leaks)."),
+    ] = "channel",
+    target: Annotated[
+        str | None, typer.Option("--target", help="A table's label column; the last if left out.")
+    ] = None,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Resize and crop images to SIZE x SIZE.")] = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", help="Layer to attack; the first that fits if left out.")
+    ] = None,
+    weights: WeightsOption = None,
+    dtype: Annotated[Dtype, typer.Option("--dtype", help="Precision of network and data.")] = Dtype.FLOAT32,
+    device: DeviceOption = "cpu",
+    budget: BudgetOption = "10m",
+    threads: ThreadsOption = None,
+    threshold: ThresholdOption = 0.0,
+    redact: RedactOption = False,
+) -> None:
+    """Attack batches drawn from your data, score them against the truth, and write findings and a report."""
+    set_threads(threads)
+    place = parse_device(device)
+    dataset = load_dataset(data, normalize=normalize, target=target, size=size)
+    built = build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed)
+    if weights is not None:
+        load_weights(built, weights)
+    plan = Audit(
+        network=built,
+        network_name=network,
+        dataset=dataset,
+        rule=build_rule(rule),
+        attack=build_attack(attack, budget=parse_budget(budget), layer=layer),
+        batch_size=batch_size,
+        batches=batches,
+        seed=seed,
+        dtype=getattr(torch, dtype.value),
+        device=place,
+    )
+    raise typer.Exit(_carry_out(plan, out, redact=redact, threshold=threshold, budget=budget, weights=weights))
+
+
+@app.command()
+def demo(
+    out: OutOption = Path("runs/demo"),
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+) -> None:
+    """Audit a small network on real photographs that ship with seepage; ends with the path of the report.
+
+    Exits with 0 if the demonstration ran, although (because) the photographs leak.
+    """
+    set_threads(threads)
+    dataset = load_dataset("photos")
+    name = "mlp:400,400,400"
+    plan = Audit(
+        network=build_network(name, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed),
+        network_name=name,
+        dataset=dataset,
+        rule=build_rule("fedsgd"),
+        attack=build_attack("spear", budget=Budget(seconds=25.0)),
+        batch_size=12,
+        batches=2,
+        seed=seed,
+    )
+    code = _carry_out(plan, out, redact=False, threshold=0.0, budget="25s", weights=None)
+    raise typer.Exit(Verdict.NOTHING_LEAKED if code is Verdict.LEAKED else code)
+
+
+@app.command()
+def inspect(
+    network: NetworkOption,
+    input_shape: Annotated[str, typer.Option("--input-shape", metavar="CxHxW", help="Shape of one input.")],
+    classes: Annotated[int, typer.Option("--classes", min=2, help="Number of classes.")],
+    batch_size: BatchSizeOption = 8,
+    seed: SeedOption = 0,
+    weights: WeightsOption = None,
+) -> None:
+    """List a network's layers, which of them give examples away, and what theory says. Needs no data."""
+    shape = parse_shape(input_shape)
+    built = build_network(network, input_shape=shape, classes=classes, seed=seed)
+    if weights is not None:
+        load_weights(built, weights)
+    found = inspect_network(built, input_shape=shape, classes=classes)
+    print_layers(found)
+    print_theory(found, batch_size)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="FOLDER", help="A run's folder, as written by audit or demo.")],
+    redact: RedactOption = False,
+) -> None:
+    """Write a run's report again, for example without any private input."""
+    typer.echo(write_report(run, redact=redact))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of one line of findings.jsonl."""
+    console.print_json(data=dict(findings_schema()))
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"seepage {seepage.__version__}")
+        raise typer.Exit(0)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; bad input ends in one sentence on standard error and exit code 2."""
+    try:
+        app(args=arguments, prog_name="seepage")
+    except InputError as error:
+        err.print(f"seepage: {error}", markup=False, soft_wrap=True)
+        sys.exit(_BAD_INPUT)
+    except SeepageError as error:
+        err.print(f"seepage: {error}", markup=False, soft_wrap=True)
+        sys.exit(Verdict.NOT_AUDITED)
+
+
+def _carry_out(plan: Audit, out: Path, *, redact: bool, threshold: float, budget: str, weights: Path | None) -> Verdict:
+    """Run the plan into its folder, write the report whatever happened, and say how it ended."""
+    command = shlex.join(["seepage", *sys.argv[1:]])
+    described = record(plan, command=command, budget=budget, weights=None if weights is None else str(weights))
+    folder = RunFolder.open(out, described)
+    if folder.done:
+        err.print(f"Taking up the run in {out}: {len(folder.done)} of {plan.batches} batches are there.", markup=False)
+    with Watch(plan.batches) as watch:
+        for audited in plan(done=folder.done, progress=watch.progress):
+            watch.advance(finding_line(folder.add(audited)))
+            if watch.interrupted:
+                break
+    if not watch.interrupted:
+        folder.close()
+    if not folder.findings:
+        return Verdict.NOT_AUDITED
+    page = write_report(out, redact=redact)
+    code = verdict(folder.findings, batches=plan.batches, threshold=threshold)
+    console.print(f"report: {page}", markup=False, soft_wrap=True)
+    return code

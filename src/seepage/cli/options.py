@@ -1,0 +1,95 @@
+"""Options that several commands share, and the texts among them turned into values."""
+
+import enum
+import re
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from seepage.attacks.disaggregation import Budget
+from seepage.errors import InputError
+
+__all__ = [
+    "BatchSizeOption",
+    "BudgetOption",
+    "DeviceOption",
+    "Dtype",
+    "NetworkOption",
+    "OutOption",
+    "RedactOption",
+    "SeedOption",
+    "ThreadsOption",
+    "ThresholdOption",
+    "WeightsOption",
+    "parse_budget",
+    "parse_device",
+    "parse_shape",
+    "set_threads",
+]
+
+
+class Dtype(enum.StrEnum):
+    """Precisions an audit can be run in."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+NetworkOption = Annotated[
+    str,
+    typer.Option(
+        "--network",
+        metavar="SPEC",
+        help="mlp:400,400,400 (widths; mlp:400,400:gelu), lenet, lenet:sigmoid, resnet18, vit, or module:factory.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Root of all chance: network, batches, attack.")]
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Examples a batch.")]
+OutOption = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where findings.jsonl and report.html go.")]
+BudgetOption = Annotated[
+    str, typer.Option("--budget", metavar="LIMIT", help="Of each batch: 60s, 10m, or a number of samples such as 5e6.")
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", metavar="FILE", help="Weights (.safetensors); else PyTorch's default start.")
+]
+RedactOption = Annotated[
+    bool, typer.Option("--redact", help="Figures only: no private input, cell or label on the page.")
+]
+ThresholdOption = Annotated[
+    float,
+    typer.Option("--threshold", min=0.0, max=1.0, help="Share of exactly reconstructed examples that still passes."),
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all cores if left out.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
+
+
+def parse_budget(text: str) -> Budget:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|m|h)?", text)
+    number = float(match[1]) if match else 0.0
+    if match is None or number <= 0:
+        raise InputError(f"`--budget` should be a time such as 60s or 10m, or a number of samples; found {text!r}.")
+    if match[2] is None:
+        return Budget(samples=int(number))
+    return Budget(seconds=number * {"s": 1, "m": 60, "h": 3600}[match[2]])
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){0,3}", text):
+        raise InputError(f"`--input-shape` should be like 3x32x32 or 105; found {text!r}.")
+    return tuple(int(part) for part in text.split("x"))
+
+
+def parse_device(text: str) -> torch.device:
+    try:
+        place = torch.device(text)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"`--device` should be one that torch can use here, such as cpu; found {text!r}.") from error
+    return place
+
+
+def set_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -1,0 +1,114 @@
+"""What the commands print: a line a batch, layers, theory, and the progress of long work."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from seepage.attacks.spear import expected_samples, failure_probability
+from seepage.audit.findings import Finding
+from seepage.audit.preflight import Preflight
+
+__all__ = ["Watch", "err", "finding_line", "out", "print_layers", "print_theory"]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Watch:
+    """A progress bar on standard error; the first Ctrl-C asks the work to return what it has, the second ends it."""
+
+    def __init__(self, total: int) -> None:
+        self.interrupted = False
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("batch {task.fields[batch]} of {task.fields[batches]}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f} of {task.total:.0f} {task.description}"),
+            TimeElapsedColumn(),
+            console=err,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=1, batch=1, batches=total)
+        self._batch = 1
+        self._before: Any = None
+
+    def __enter__(self) -> "Watch":
+        self._before = signal.signal(signal.SIGINT, self._ask_to_stop)
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        signal.signal(signal.SIGINT, self._before)
+
+    def progress(self, done: int, total: int | None, note: str) -> bool:
+        """The callback for long work: shows where it is, and says whether to go on."""
+        self._bar.update(self._task, completed=done, total=total, description=note)
+        return not self.interrupted
+
+    def advance(self, line: str) -> None:
+        """One batch is through: print its line on standard output."""
+        self._batch += 1
+        self._bar.update(self._task, batch=self._batch, completed=0)
+        out.print(line, markup=False, soft_wrap=True)
+
+    def _ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+        if self.interrupted:
+            signal.signal(signal.SIGINT, self._before)
+            raise KeyboardInterrupt
+        self.interrupted = True
+        self._bar.console.print("Stopping; what was found so far is kept. Ctrl-C again to end at once.")
+
+
+def finding_line(finding: Finding) -> str:
+    head = f"batch {finding.batch}: "
+    if finding.obstacles:
+        return head + "could not be attacked. " + " ".join(finding.obstacles)
+    if finding.error is not None:
+        return head + f"the attack broke: {finding.error}"
+    certified = sum(finding.certified)
+    return head + (
+        f"{finding.outcome}, {finding.exact_examples} of {finding.batch_size} examples exact, "
+        f"{certified} certified, {finding.seconds:.1f} s. {finding.reason}"
+    )
+
+
+def print_layers(found: Preflight) -> None:
+    table = Table(title=f"{found.parameters:,} parameters", title_justify="left")
+    for heading in ("layer", "kind", "inputs", "outputs", "followed by", "exact inversion"):
+        table.add_column(heading, overflow="fold")
+    for layer, obstacle in zip(found.reading.layers, found.obstacles, strict=True):
+        verdict = "possible" if obstacle is None else obstacle
+        table.add_row(layer.name, layer.kind, str(layer.inputs), str(layer.outputs), layer.followed_by, verdict)
+    out.print(table)
+    if found.reading.others:
+        out.print(f"no affine layers: {', '.join(found.reading.others)}", markup=False)
+    if found.reading.unaccounted:
+        out.print(f"unaccounted parameters: {', '.join(found.reading.unaccounted)}", markup=False)
+
+
+def print_theory(found: Preflight, batch_size: int) -> None:
+    layer = found.attackable
+    if layer is None:
+        out.print("SPEAR: no layer fits.", markup=False)
+        return
+    limit = min(layer.inputs, layer.outputs)
+    out.print(
+        f"SPEAR at layer {layer.name}, b = {batch_size}, m = {layer.outputs}, n = {layer.inputs} "
+        f"(half of the units off for each example, independently):",
+        markup=False,
+    )
+    if batch_size >= limit:
+        out.print(f"  not possible: b should be below min(m, n) = {limit}.", markup=False)
+        return
+    table = Table("batch size", "expected samples", "failure probability at most")
+    for size in sorted({batch_size, *(size for size in (4, 8, 12, 16, 20, 24, 28) if size < limit)}):
+        chance = failure_probability(size, layer.outputs)
+        table.add_row(str(size), f"{expected_samples(size, layer.outputs):.1e}", f"{chance:.1e}")
+    out.print(table)

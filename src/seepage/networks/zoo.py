@@ -1,0 +1,131 @@
+"""Builds a network from how it is written on the command line: ``mlp:400,400``, ``vit``, ``my_package.nets:make``."""
+
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from seepage.errors import InputError
+from seepage.networks.architectures import ACTIVATIONS, ViT, lenet, mlp, resnet18
+from seepage.networks.tracing import trace_forward
+
+__all__ = ["ZOO", "build_network"]
+
+ZOO = ("mlp", "lenet", "resnet18", "vit")
+"""The names that the zoo knows; anything else is a user's ``module:factory``."""
+
+
+def build_network(spec: str, *, input_shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    """The network that ``spec`` stands for, freshly initialised as PyTorch does by default.
+
+    PyTorch's initialisers draw from the global random state alone. It is put back afterwards, and only the CPU's is
+    seeded (``torch.manual_seed`` would reseed the GPUs as well): the caller's random numbers stay as they were.
+
+    Args:
+        spec: ``mlp:400,400`` or ``mlp:400,400:gelu`` (hidden widths, activation), ``lenet`` or ``lenet:sigmoid``,
+            ``resnet18``, ``vit``, or ``module:factory``, where the factory is called with those of ``input_shape`` and
+            ``classes`` that its signature names. The current directory can be imported from.
+        input_shape: the shape of one input, for example ``(3, 32, 32)``.
+        classes: how many classes the network tells apart.
+        seed: decides every initial weight; at least 0.
+
+    Raises:
+        InputError: ``spec`` is not understood, the factory fails, or the network does not give ``[b, classes]``.
+    """
+    if not input_shape or min(input_shape) < 1:
+        raise InputError(f"`input_shape` should hold positive sizes; found {list(input_shape)}.")
+    if classes < 1 or not 0 <= seed < 2**63:
+        raise InputError(f"`classes` should be at least 1 and `seed` in [0, 2**63); found {classes} and {seed}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        name = spec.partition(":")[0]
+        network = _ours(spec, input_shape, classes) if name in ZOO else _users(spec, input_shape, classes)
+    found = trace_forward(network, tuple(input_shape)).classes
+    if found != classes:
+        raise InputError(f"The network `{spec}` should give [b, {classes}], one output a class; found [b, {found}].")
+    return network
+
+
+def _ours(spec: str, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    name, *options = spec.split(":")
+    if name == "mlp":
+        if len(options) not in (1, 2):
+            raise InputError(f"An MLP should be written `mlp:400,400` or `mlp:400,400:gelu`; found `{spec}`.")
+        return mlp(math.prod(input_shape), _widths(spec, options[0]), classes, _activation(spec, options[1:]))
+    if len(input_shape) != 3:
+        raise InputError(f"`{name}` should get inputs [channels, height, width]; found shape {list(input_shape)}.")
+    channels, height, width = input_shape
+    if name == "lenet" and len(options) <= 1:
+        return lenet((channels, height, width), classes, _activation(spec, options))
+    if options:
+        form = "`lenet` or `lenet:sigmoid`" if name == "lenet" else f"`{name}`, it has no options"
+        raise InputError(f"The network should be written {form}; found `{spec}`.")
+    return ViT((channels, height, width), classes) if name == "vit" else resnet18(channels, classes)
+
+
+def _widths(spec: str, text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"The widths of `{spec}` should be positive whole numbers such as `400,400`; found `{text}`.")
+    return [int(part) for part in parts]
+
+
+def _activation(spec: str, options: list[str]) -> Callable[[], nn.Module]:
+    name = options[0] if options else "relu"
+    if name not in ACTIVATIONS:
+        raise InputError(f"The activation of `{spec}` should be one of {', '.join(ACTIVATIONS)}; found `{name}`.")
+    return ACTIVATIONS[name]
+
+
+def _users(spec: str, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    module, colon, factory = spec.partition(":")
+    if not colon or not module or not factory or module.startswith("."):
+        raise InputError(
+            f"The network should be one of {', '.join(ZOO)}, or `module:factory` for one of your own; found `{spec}`."
+        )
+    with _current_directory_importable():
+        try:
+            made: object = importlib.import_module(module)
+        except Exception as error:
+            raise InputError(
+                f"The network's module `{module}` should be importable from {Path.cwd()}; {_said(error)}."
+            ) from error
+        for part in factory.split("."):
+            if not hasattr(made, part):
+                raise InputError(f"The module `{module}` should define the factory `{factory}`; found no `{part}`.")
+            made = getattr(made, part)
+        if not callable(made):
+            raise InputError(f"The factory `{spec}` should be a function or class; found {type(made).__name__}.")
+        try:
+            network = made(**_wanted(made, input_shape, classes))
+        except Exception as error:
+            raise InputError(f"The factory `{spec}` should return a network; it failed with {_said(error)}.") from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"The factory `{spec}` should return a torch.nn.Module; found {type(network).__name__}.")
+    return network
+
+
+@contextmanager
+def _current_directory_importable() -> Iterator[None]:
+    before = list(sys.path)
+    sys.path.insert(0, str(Path.cwd()))
+    importlib.invalidate_caches()  # the file may be younger than the last look into its folder
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _wanted(factory: Callable[..., object], input_shape: tuple[int, ...], classes: int) -> dict[str, object]:
+    offered: dict[str, object] = {"input_shape": input_shape, "classes": classes}
+    return {name: value for name, value in offered.items() if name in inspect.signature(factory).parameters}
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")
