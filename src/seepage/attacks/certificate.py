@@ -1,11 +1,13 @@
 """Evidence, from what the server has alone, that reconstructed inputs are the client's own.
 
-Three facts are asked of every example, none of which holds for an arbitrary factorisation of the gradient:
+Four facts are asked of every example, none of which holds for an arbitrary factorisation of the gradient:
 
 1. *Agreement*: its error is zero exactly at the units that the reconstructed input switches off.
 2. *Pinned twice*: two disjoint halves of those units each determine its direction (:func:`pinned_twice`), so that it is
    no combination of several examples; a pair of examples that switch on the same units fails here.
-3. *Replay*, where the update is a plain gradient: for one label, the network itself, run on the reconstructed input,
+3. *Undisturbed*: where the first two fail for other examples of the batch, the directions in their place hold none of
+   this example, so that it comes out the same whatever they should have been (:func:`undisturbed`).
+4. *Replay*, where the update is a plain gradient: for one label, the network itself, run on the reconstructed input,
    gives the error back, and the gradient recomputed from all of them equals the update.
 """
 
@@ -20,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from seepage.attacks.relulayer import ReLULayer
 from seepage.types import Observation
 
-__all__ = ["Agreement", "Replay", "agree", "replay"]
+__all__ = ["Agreement", "Replay", "agree", "replay", "undisturbed"]
 
 _LABELS_AT_ONCE = 256
 
@@ -59,9 +61,30 @@ def agree(errors: Tensor, preactivations: Tensor, *, zero_tol: float, margin: fl
     return Agreement(score=1 - (unexplained | silent).double().mean(dim=1), holds=holds)
 
 
+def undisturbed(zeros: Tensor, *, doubtful: Tensor) -> Tensor:
+    """Fact 3: which examples come out right although some directions of the batch are wrong.
+
+    ``x_i`` is fixed by being orthogonal (in the dual basis) to the span of all directions but its own. Where the
+    doubtful ones span what the missing examples span, they all vanish on every unit that none of these switches on,
+    whatever example ``i`` does there. Where they hold a part of ``q_i`` they can vanish on a unit that ``i`` switches on
+    by accident only, and a direction has fewer than ``b`` accidents to give.
+
+    Args:
+        zeros: ``[b, m]`` bool, where each direction vanishes.
+        doubtful: ``[b]`` bool, the directions that are not known to be true.
+
+    Returns:
+        ``[b]`` bool; all true if nothing is doubtful.
+    """
+    if not bool(doubtful.any()):
+        return torch.ones_like(doubtful)
+    silent = zeros[doubtful].all(dim=0)  # [m]
+    return (~zeros & silent).sum(dim=1) >= len(zeros)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """Fact 3 for ``k`` examples.
+    """Fact 4 for ``k`` examples.
 
     Args:
         labels: ``[k]`` the label whose error matches best.

@@ -1,7 +1,7 @@
 """Directions on their way from a proposal to acceptance: refined, filtered, proved unique, merged."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -19,6 +19,9 @@ from seepage.linalg.nullspace import (
 __all__ = ["Found", "Proposals", "Proposer", "accept", "complete"]
 
 _LOOSE_TOL = 1e-3  # zeros of a proposal before it is refined
+# Columns of similar examples are nearly parallel: only copies may be merged. Cosines of copies:
+_SAME_PROPOSAL = 1 - 1e-6
+_SAME_DIRECTION = 1 - 1e-9
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,11 +31,17 @@ class Found:
     Args:
         directions: ``[f, b]`` unit directions.
         zeros: ``[f]`` zeros of each.
+        refused: ``[r, b]`` sparse directions that were not pinned twice, so that none is tried again.
     """
 
     directions: Tensor
     zeros: Tensor
-    rejected: int = 0
+    refused: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
+
+    @property
+    def rejected(self) -> int:
+        """How many directions were sparse but not pinned twice: combinations of examples, mostly."""
+        return len(self.refused)
 
     def __len__(self) -> int:
         return len(self.directions)
@@ -58,7 +67,7 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor, generator: torch.
         return False
     tol = mixture.zero_tol
     directions = candidates.double()
-    directions = directions[merge_directions(directions, found.directions)]
+    directions = directions[merge_directions(directions, found.directions, coherence=_SAME_PROPOSAL)]
     # Robustly first: among the rows below a loose tolerance a few are small without being zero.
     loose = zero_mask(mixture.L, directions, zero_tol=max(tol, _LOOSE_TOL))
     directions = robust_null_directions(mixture.L, loose, rounds=5)
@@ -66,10 +75,11 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor, generator: torch.
     zeros = zero_mask(mixture.L, directions, zero_tol=tol)
     keep = zeros.sum(dim=1) >= mixture.least_zeros
     directions, zeros = directions[keep], zeros[keep]
-    keep = merge_directions(directions, found.directions)
+    known = torch.cat([found.directions, found.refused.reshape(-1, directions.shape[1]).to(directions)])
+    keep = merge_directions(directions, known, coherence=_SAME_DIRECTION)
     directions, zeros = directions[keep], zeros[keep]
-    keep = pinned_twice(mixture.L, zeros, generator=generator, rank_tol=mixture.rank_tol)
-    found.rejected += int((~keep).sum())
+    keep = pinned_twice(mixture.L, zeros, rank_tol=mixture.rank_tol)
+    found.refused = torch.cat([found.refused.reshape(-1, directions.shape[1]).to(directions), directions[~keep]])
     found.directions = torch.cat([found.directions, directions[keep]])
     found.zeros = torch.cat([found.zeros, zeros[keep].sum(dim=1).cpu()])
     return bool(keep.any())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seepage.attacks.certificate import Replay, agree, replay
+from seepage.attacks.certificate import Replay, agree, replay, undisturbed
 from seepage.attacks.directions import Found, Proposer, accept, complete
 from seepage.attacks.mixture import Mixture
 from seepage.linalg.nullspace import pinned_twice, zero_mask
@@ -147,8 +147,9 @@ def _close(
         return None
     agreement = agree(errors, mixture.preactivations(inputs), zero_tol=mixture.zero_tol)
     certified = agreement.holds.clone()
-    zeros = zero_mask(mixture.L, directions[certified], zero_tol=mixture.zero_tol)
-    certified[agreement.holds] = pinned_twice(mixture.L, zeros, generator=generator, rank_tol=mixture.rank_tol)
+    zeros = zero_mask(mixture.L, directions, zero_tol=mixture.zero_tol)
+    certified[agreement.holds] = pinned_twice(mixture.L, zeros[certified], rank_tol=mixture.rank_tol)
+    certified &= undisturbed(zeros, doubtful=~certified)
     replayed: Replay | str = "no example agrees with the units it switches off"
     if bool(certified.any()):
         replayed = replay(observation, layer, inputs, errors)

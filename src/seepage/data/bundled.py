@@ -10,7 +10,7 @@ from seepage.data.loaded import LoadedImages, to_unit_images
 
 __all__ = ["read_digits", "read_photos"]
 
-_CROP = 32
+_CROP = 64
 
 
 def read_digits() -> LoadedImages:
@@ -29,7 +29,7 @@ def read_digits() -> LoadedImages:
 
 
 def read_photos() -> LoadedImages:
-    """Two photographs cut into 520 crops, ``[520, 3, 32, 32]``; the label says which photograph a crop is from.
+    """Two photographs cut into 120 crops, ``[120, 3, 64, 64]``; the label says which photograph a crop is from.
 
     Crops lie side by side from the upper left corner; the rows and columns left over at the other edges are not used.
     None is dropped: some show plain sky or blurred leaves, and are nearly constant.

@@ -4,6 +4,7 @@ Notation: ``L [m, b]`` has one row a unit and unit-length rows; a direction ``q 
 """
 
 import torch
+from scipy.linalg import qr
 from torch import Tensor
 
 __all__ = [
@@ -92,7 +93,7 @@ def refine_directions(L: Tensor, directions: Tensor, *, zero_tol: float, rounds:
     return directions
 
 
-def merge_directions(directions: Tensor, known: Tensor, *, coherence: float = 0.999) -> Tensor:
+def merge_directions(directions: Tensor, known: Tensor, *, coherence: float) -> Tensor:
     """Which of ``directions [k, b]`` are new: not ``+-`` a direction in ``known [f, b]`` nor an earlier one.
 
     Returns:
@@ -108,18 +109,21 @@ def merge_directions(directions: Tensor, known: Tensor, *, coherence: float = 0.
     return fresh
 
 
-def pinned_twice(L: Tensor, zeros: Tensor, *, generator: torch.Generator, rank_tol: float) -> Tensor:
-    """Whether two disjoint halves of a direction's zero rows each leave it as the only direction they annihilate.
+def pinned_twice(L: Tensor, zeros: Tensor, *, rank_tol: float) -> Tensor:
+    """Whether two disjoint sets of a direction's zero rows each leave it as the only direction they annihilate.
 
     A combination of ``t >= 2`` true columns vanishes where all of them do, and by accident on at most ``t - 1`` further
-    rows of a generic batch. On the common rows ``t`` directions are annihilated, so each half would need ``t - 1``
+    rows of a generic batch. On the common rows ``t`` directions are annihilated, so each set would need ``t - 1``
     accidents of its own: twice as many as there are. A direction that is pinned twice is therefore a true column.
+
+    The first set is a basis chosen by QR with column pivoting, which takes no more of the rows that tell two examples
+    apart than it needs; the second set is all other zero rows.
 
     Args:
         L: ``[m, b]`` float64, unit rows.
         zeros: ``[k, m]`` bool.
-        generator: splits the rows.
-        rank_tol: the second-smallest singular value of each half must exceed this share of the largest.
+        rank_tol: a set leaves one direction if its second-smallest singular value (for the basis: pivot) exceeds this
+            share of the largest.
 
     Returns:
         ``[k]`` bool.
@@ -127,18 +131,17 @@ def pinned_twice(L: Tensor, zeros: Tensor, *, generator: torch.Generator, rank_t
     b = L.shape[1]
     pinned = torch.full((len(zeros),), b == 1, device=L.device)  # a single direction has no rival
     for index, mask in enumerate(zeros):
-        rows = mask.nonzero().flatten()
+        rows = L[mask]
         if b == 1 or len(rows) < 2 * (b - 1):
             continue
-        order = torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.device)
-        halves = rows[order].tensor_split(2)
-        pinned[index] = all(_second_smallest(L[half]) > rank_tol for half in halves)
+        triangle, order = qr(rows.T.cpu().numpy(), mode="r", pivoting=True)
+        pivots = abs(triangle.diagonal())
+        if pivots[b - 2] <= rank_tol * pivots[0]:
+            continue
+        others = rows[torch.from_numpy(order[b - 1 :]).to(rows.device)]
+        squares = torch.linalg.eigvalsh(others.T @ others)  # ascending
+        pinned[index] = bool(squares[1] > (rank_tol**2) * squares[-1])
     return pinned
-
-
-def _second_smallest(rows: Tensor) -> float:
-    values = torch.linalg.svdvals(rows)
-    return float(values[rows.shape[1] - 2] / values[0])
 
 
 def _least_directions(L: Tensor, weights: Tensor) -> Tensor:
