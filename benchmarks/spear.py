@@ -1,4 +1,4 @@
-"""SPEAR on real data: whole batches, no labels given. Run: python benchmarks/spear.py [--seeds 10] [--cells 16,20,...]."""
+"""SPEAR on real data: whole batches, no labels given. Run: python benchmarks/spear.py [--seeds 10] [--threads 2]."""
 
 import argparse
 import os

@@ -14,11 +14,11 @@ _CROP = 64
 
 
 def read_digits() -> LoadedImages:
-    """1797 handwritten digits, ``[1797, 1, 8, 8]``: 17 shades of grey, 10 classes (UCI, via scikit-learn)."""
+    """1797 handwritten digits, ``[1797, 1, 8, 8]``: 17 shades of grey as 8 bits, 10 classes (UCI, via scikit-learn)."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    images = np.ascontiguousarray(bunch.images / 16, dtype=np.float32)
+    images = np.ascontiguousarray(np.rint(bunch.images * (255 / 16)), dtype=np.uint8)
     labels = np.ascontiguousarray(bunch.target, dtype=np.int64)
     return LoadedImages(
         inputs=to_unit_images(images, where="digits"),

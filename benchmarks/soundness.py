@@ -1,0 +1,141 @@
+"""Is a wrong example ever certified? Hundreds of audits, most infeasible. Run: python benchmarks/soundness.py."""
+
+import argparse
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from seepage.attacks.disaggregation import Budget
+from seepage.audit.catalogue import build_attack, build_rule
+from seepage.audit.run import Audit
+from seepage.data.sources import Dataset, load_dataset
+from seepage.networks.zoo import build_network
+from seepage.types import Defense, GradientUpdate
+
+DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+RESULTS = Path(__file__).parent / "results" / "soundness.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A defense from a function on one tensor."""
+
+    name: str
+    change: Callable[[Tensor, torch.Generator], Tensor]
+
+    def __call__(self, update: GradientUpdate, generator: torch.Generator) -> GradientUpdate:
+        return GradientUpdate({name: self.change(value, generator) for name, value in update.items()})
+
+
+def top_k(value: Tensor, _: torch.Generator) -> Tensor:
+    """Keep the tenth of the entries that are largest."""
+    least = value.abs().flatten().kthvalue(max(1, int(0.9 * value.numel()))).values
+    return torch.where(value.abs() >= least, value, 0.0)
+
+
+def noise(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian noise of a hundredth of the tensor's root mean square."""
+    return value + 0.01 * value.square().mean().sqrt() * torch.randn(value.shape, generator=generator)
+
+
+def half(value: Tensor, _: torch.Generator) -> Tensor:
+    """Rounded to half precision and back."""
+    return value.half().float()
+
+
+def dead_units(network: nn.Module) -> nn.Module:
+    """A quarter of the first layer's units never wake, and one has no weights at all."""
+    layer = next(module for module in network.modules() if isinstance(module, nn.Linear))
+    with torch.no_grad():
+        layer.bias[: len(layer.bias) // 4] = -1e3
+        layer.weight[-1] = 0.0
+    return network
+
+
+def doubled(dataset: Dataset) -> Dataset:
+    """Five examples only, each several times: duplicates in every batch, some with another label."""
+    few = dataset.inputs[:5].repeat(8, *[1] * (dataset.inputs.ndim - 1))
+    return replace(dataset, inputs=few, labels=dataset.labels[: len(few)])
+
+
+def audits(seeds: int) -> Iterator[tuple[str, Audit]]:
+    """Every case for every seed; each seed has its own network and batch."""
+    sources: dict[str, Dataset] = {"digits": load_dataset("digits"), "photos": load_dataset("photos")}
+    if DATA.is_dir():
+        sources["CIFAR-10"] = load_dataset(str(DATA / "cifar10/cifar10_test.npz"))
+        sources["CIFAR-10 in [0, 1]"] = load_dataset(str(DATA / "cifar10/cifar10_test.npz"), normalize="none")
+        sources["Adult"] = load_dataset(str(DATA / "tabular/adult.test"))
+    cases: list[tuple[str, str, int, str, tuple[Defense, ...]]] = []
+    for name in sources:
+        cases += [(name, "feasible", 8, "mlp:200,200", ()), (name, "larger", 14, "mlp:400,400", ())]
+        cases += [(name, "width too small", 16, "mlp:30,30", ()), (name, "batch too large", 60, "mlp:100", ())]
+        cases += [(name, "one hidden layer", 10, "mlp:200", ()), (name, "GELU", 6, "mlp:100,100:gelu", ())]
+        cases += [(name, "dead units", 8, "mlp:200,200", ()), (name, "duplicates", 8, "mlp:200,200", ())]
+        for title, change in (("top-k", top_k), ("noise", noise), ("half precision", half)):
+            cases.append((name, title, 6, "mlp:100,100", (Changed(title, change),)))
+    for seed in range(seeds):
+        for name, title, batch_size, network, defenses in cases:
+            dataset = doubled(sources[name]) if title == "duplicates" else sources[name]
+            built = build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed)
+            yield (
+                f"{title} (b={batch_size}, {network})",
+                Audit(
+                    network=dead_units(built) if title == "dead units" else built,
+                    network_name=network,
+                    dataset=dataset,
+                    rule=build_rule("fedsgd"),
+                    defenses=defenses,
+                    attack=build_attack("spear", budget=Budget(seconds=2.0)),
+                    batch_size=batch_size,
+                    seed=seed,
+                ),
+            )
+
+
+def main() -> None:
+    """Run all audits, count how they end, and list every wrong certificate."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=10)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    ends: dict[str, Counter[str]] = {}
+    wrong: list[str] = []
+    total = 0
+    for title, audit in audits(options.seeds):
+        for audited in audit():
+            finding, total = audited.finding, total + 1
+            end = "refused" if finding.obstacles else "broke" if finding.error else str(finding.outcome)
+            row = ends.setdefault(title, Counter())
+            row[end] += 1
+            row["certified"] += sum(finding.certified)
+            exact = finding.scores.get("exact") or []
+            bad = sum(sure and not truth for sure, truth in zip(finding.certified, exact, strict=True))  # type: ignore[arg-type]
+            row["wrong"] += bad
+            if bad or finding.error or (finding.outcome == "exact" and not all(exact)):  # type: ignore[arg-type]
+                wrong.append(f"{title}, {finding.data}, seed {finding.seed}: {bad} wrong, {end}, {finding.error}")
+                print(wrong[-1], flush=True)
+    columns = ("exact", "approximate", "failed", "refused", "broke", "certified", "wrong")
+    lines = [f"| {title} | " + " | ".join(str(row[name]) for name in columns) + " |" for title, row in ends.items()]
+    text = (
+        f"# Soundness: {total} audits, {sum(row['wrong'] for row in ends.values())} wrong certificates\n\n"
+        f"Command: `python benchmarks/soundness.py --seeds {options.seeds}`. Seeds 0 to {options.seeds - 1}; digits, "
+        "photos, CIFAR-10 normalised and in [0, 1], Adult. Budget 2 s a batch, 1 thread, so that many end half-way on "
+        f"purpose. Machine: {platform.machine()}, torch {torch.__version__}, CPU. In the case with duplicates exact "
+        "means that every distinct example was found.\n\n"
+        f"| case | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}\n" + "\n".join(lines) + "\n"
+    )
+    if wrong:
+        text += "\nTo look at:\n" + "\n".join(f"* {entry}" for entry in wrong) + "\n"
+    print(text)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(text, encoding="utf8")
+
+
+if __name__ == "__main__":
+    main()

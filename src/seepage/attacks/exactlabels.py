@@ -1,0 +1,173 @@
+"""ExactLabels: every label, every embedding and the batch size itself, from the rank of the last layer's gradient."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from seepage.attacks.exactsearch import Search, read_pencil
+from seepage.attacks.exactterms import Pencil, Terms, offsets, remainder
+from seepage.attacks.labelcounts import round_counts
+from seepage.attacks.labels import LastLayer, label_obstacles, silent, usable
+from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+
+__all__ = ["ExactLabels", "RestoredExamples", "restore_examples"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredExamples:
+    """What the rank of the last layer's gradient gave away. Order: as found.
+
+    Args:
+        labels: ``[f]`` int64.
+        embeddings: ``[f, m]`` float64, inputs of the last layer.
+        certified: ``[f]`` bool.
+        examples: the batch size, restored or known; 0 if neither.
+        rank: how many examples the gradient has room for.
+        residual: what is left of the gradient beyond the rank it should have, as a share of it.
+        rest: ``[C]`` counts of the examples not found, estimated.
+        smoothing: share of label smoothing if that explains the gradient where hard labels do not, else 0.
+    """
+
+    labels: Tensor
+    embeddings: Tensor
+    certified: Tensor
+    examples: int
+    rank: int
+    residual: float
+    rest: Tensor
+    smoothing: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExactLabels:
+    """Restores each example's label and embedding for K up to about C/2, at any stage of training.
+
+    An example is a root ``(e, c)`` of ``softmax(W e + b) - onehot(c) in span(U)``, ``e in span(V)``, with U, V the
+    singular spaces of ``[gW gb]``: ``C - 1 - K`` equations, ``K - 1`` unknowns. Each root found takes a dimension from
+    both spaces, so the search goes past C/2 when it begins well. Roots are then refined together. Certified only if the
+    terms reproduce the gradient to its rounding, each far above what is left. Needs hard labels, one batch, no noise
+    worth the name.
+
+    Args:
+        rounds: rounds of search; each starts from the classes that the remainder still shows.
+        starts: random starts in a round that follows one without success.
+        steps: Levenberg-Marquardt steps of one search.
+        reach: not tried where the rank exceeds this share of the classes.
+        precision: certify only below so many times the gradient's own floor.
+    """
+
+    rounds: int = 12
+    starts: int = 200
+    steps: int = 50
+    reach: float = 0.75
+    precision: float = 30.0
+
+    @property
+    def name(self) -> str:
+        """``exact-labels``."""
+        return "exact-labels"
+
+    def obstacles(self, observation: Observation) -> list[Obstacle]:
+        """It needs the bias of the last layer and one batch's gradient, not the batch size."""
+        return label_obstacles(observation, examples=False, gradient=True)
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
+    ) -> Reconstruction:
+        """See the class."""
+        layer = usable(observation)
+        failed = silent(layer, self.name)
+        if failed is not None:
+            return failed
+        found = restore_examples(layer, self, generator=generator, progress=progress)
+        return _reported(layer, found, self.name)
+
+
+def _reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Reconstruction:
+    if isinstance(found, str):
+        return Reconstruction(outcome=Outcome.FAILED, reason=found, stats={"method": method})
+    if found.examples == 0 or len(found.labels) == 0:
+        reason = (
+            f"No hard label explains the gradient, but label smoothing of {found.smoothing:.3f} does; not supported."
+            if found.smoothing
+            else f"No example was found at rank {found.rank}: soft labels, noise, several steps, or too many examples."
+        )
+        return Reconstruction(
+            outcome=Outcome.FAILED,
+            reason=reason,
+            stats={"method": method, "rank": found.rank, "smoothing": found.smoothing},
+        )
+    guessed = torch.repeat_interleave(torch.arange(layer.classes), found.rest)
+    labels = torch.cat([found.labels, guessed])
+    order = labels.argsort(stable=True)
+    certified = torch.cat([found.certified, torch.zeros(len(guessed), dtype=torch.bool)])[order]
+    exact = bool(certified.all())
+    return Reconstruction(
+        outcome=Outcome.EXACT if exact else Outcome.APPROXIMATE,
+        labels=labels[order],
+        certified=certified,
+        reason=f"{int(certified.sum())} of {len(labels)} labels are certified: their examples reproduce the gradient.",
+        stats={
+            "method": method,
+            "confidence": "certified" if exact else "estimated",
+            "examples": found.examples,
+            "expected_error": float((~certified).double().mean()),
+            "found": len(found.labels),
+            "rank": found.rank,
+            "residual": found.residual,
+        },
+    )
+
+
+def restore_examples(
+    layer: LastLayer, options: ExactLabels, *, generator: torch.Generator, progress: Progress = go_on
+) -> RestoredExamples | str:
+    """The examples behind a last layer's gradient, or a sentence on why it has no room to tell them apart."""
+    pencil = read_pencil(layer, reach=options.reach)
+    if isinstance(pencil, str):
+        return pencil
+    search = Search(pencil=pencil, starts=options.starts, steps=options.steps, precision=options.precision)
+    terms = Terms(classes=torch.zeros(0, dtype=torch.int64), a=pencil.S.new_zeros(0, pencil.rank))
+    examples, barren = float(layer.examples or 0), 0
+    for done in range(options.rounds):
+        if len(terms) == pencil.rank or barren > 3 or not progress(len(terms), pencil.rank, "examples restored"):
+            break
+        before = len(terms)
+        terms, examples = search(terms, examples, barren, generator)
+        barren = 0 if len(terms) > before else barren + 1
+        if done == 0 and not len(terms):
+            share = search.smoothing()
+            if share:
+                return replace(_summary(layer, pencil, terms, 0, options.precision), smoothing=share)
+    return _summary(layer, pencil, terms, round(examples), options.precision)
+
+
+def _summary(layer: LastLayer, pencil: Pencil, terms: Terms, examples: int, precision: float) -> RestoredExamples:
+    """What was found, how far it is proved, and an estimate for what was not."""
+    found, r = len(terms), pencil.rank
+    certified = torch.zeros(found, dtype=torch.bool)
+    left = remainder(pencil, terms, max(examples, 1))
+    values = torch.linalg.svdvals(left)[r - found :]
+    beyond, size = float(values.norm()), float(pencil.S.norm())
+    missing = max(examples - found, 0)
+    quiet = pencil.floor < 1e-3 * float(pencil.S[0]) and pencil.floor < 0.1 * float(pencil.S[-1])
+    if found and examples >= r and quiet:
+        weight = offsets(pencil, terms).norm(dim=1) * terms.a.norm(dim=1) / examples
+        floor = precision * pencil.floor * max(1, found) ** 0.5
+        posed = layer.classes - r >= 3 if found == r else layer.classes - 2 * r >= 10
+        certified = (weight > 10 * beyond) & (beyond < floor) & posed
+    rest = torch.zeros(layer.classes, dtype=torch.int64)
+    if missing:
+        share = left @ pencil.V[-1]  # gb of the rest [C]
+        p = torch.softmax(pencil.B @ (left.T @ share) / share.square().sum().clamp_min(1e-300), 0)
+        rest = round_counts(missing * p - examples * share, missing)
+    return RestoredExamples(
+        labels=terms.classes,
+        embeddings=(terms.a @ pencil.V.T)[:, :-1],
+        certified=certified,
+        examples=examples,
+        rank=r,
+        residual=beyond / size,
+        rest=rest,
+    )

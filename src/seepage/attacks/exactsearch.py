@@ -1,0 +1,140 @@
+"""The search for the examples of a last-layer gradient: where to start, what to take, what to drop again."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seepage.attacks.exactdescent import descend
+from seepage.attacks.exactterms import Pencil, Terms, excess, offsets, refine, remainder, unmixed
+from seepage.attacks.labels import LastLayer
+
+__all__ = ["Search", "read_pencil"]
+
+_TOLERANCES = (1e-4, 1e-3, 1e-2, 0.1)  # residuals taken after 0, 1, 2, ... rounds without success
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """One round of search. Options as in ``ExactLabels``.
+
+    Args:
+        pencil: the gradient in its own coordinates.
+        starts: random starts after a round without success.
+        steps: Levenberg-Marquardt steps.
+        precision: how many times the floor the refined terms may leave.
+    """
+
+    pencil: Pencil
+    starts: int
+    steps: int
+    precision: float
+
+    def __call__(self, terms: Terms, examples: float, barren: int, generator: torch.Generator) -> tuple[Terms, float]:
+        """The terms and the batch size after one round; ``barren`` rounds before it found nothing."""
+        pencil = self.pencil
+        space = unmixed(pencil, terms, examples)
+        classes, a = _starts(pencil, terms, examples, self.starts if barren else 0, generator)
+        a, residual, _ = descend(pencil, space, classes, a, steps=self.steps)
+        near = residual < 0.3
+        classes, a, residual = classes[near], a[near], residual[near]
+        if not len(a):
+            return terms, examples
+        if len(terms):  # where all are free again: what was subtracted need not be right yet
+            everywhere = unmixed(pencil, terms.first(0), examples)
+            polished, polished_residual, _ = descend(pencil, everywhere, classes, a, steps=self.steps // 2)
+            classes, a = classes.repeat(2), torch.cat([polished, a])
+            residual = torch.cat([polished_residual, residual * 10])
+        residual = residual.where(residual < _TOLERANCES[min(barren, len(_TOLERANCES) - 1)], torch.inf)
+        terms, examples = _taken(pencil, terms, examples, (classes, a, residual))
+        return (_settled(pencil, terms, examples, self.precision), examples) if examples else (terms, examples)
+
+    def smoothing(self) -> float:
+        """The share of label smoothing on which at least half of the roots with soft labels agree, else 0."""
+        pencil = self.pencil
+        nothing = Terms(classes=torch.zeros(0, dtype=torch.int64), a=pencil.S.new_zeros(0, pencil.rank))
+        classes, a = _starts(pencil, nothing, 0.0, 0, torch.Generator())
+        _, residual, share = descend(pencil, unmixed(pencil, nothing, 0.0), classes, a, steps=self.steps * 2, soft=True)
+        roots = share[(residual < 1e-4) & (share > 1e-3)]
+        middle = float(roots.median()) if len(roots) else 0.0
+        return middle if len(roots) and float(((roots - middle).abs() < 1e-2).double().mean()) >= 0.5 else 0.0
+
+
+def read_pencil(layer: LastLayer, *, reach: float) -> Pencil | str:
+    """The gradient at its numerical rank, or a sentence on why its examples cannot be told apart."""
+    G = torch.cat([layer.gW, layer.gb[:, None]], 1).cpu()
+    U, S, Vh = torch.linalg.svd(G, full_matrices=False)
+    floor = layer.eps * float(S[0])
+    room = min(layer.classes - 1, len(S) - 1)
+    drops = S[:room] / S[1 : room + 1].clamp_min(0.1 * floor)
+    rank = int(drops.argmax()) + 1 if room else 0
+    if layer.examples is not None and layer.examples <= room and float(drops[layer.examples - 1]) > 4:
+        rank = layer.examples
+    if layer.examples is not None and layer.examples > room:
+        return f"{layer.examples} examples exceed the rank {room} that the last layer's gradient can have."
+    if rank == 0 or float(S[rank]) > 1e-3 * float(S[0]) or (float(drops[rank - 1]) < 10 and rank != layer.examples):
+        return "The singular values of the last layer's gradient have no end: too many examples, or too much noise."
+    if rank >= layer.classes - 1:
+        return f"The last layer's gradient has full rank {rank}: the batch has {rank} examples or more."
+    if layer.examples is not None and rank > layer.examples:
+        return f"The last layer's gradient has rank {rank}, above {layer.examples} examples: several steps, or noise."
+    if rank > reach * layer.classes:
+        return f"The last layer's gradient has rank {rank} of {layer.classes} classes: too many examples to tell apart."
+    V = Vh[:rank].T
+    B = torch.cat([layer.W, layer.b[:, None]], 1).cpu() @ V
+    return Pencil(U=U[:, :rank], S=S[:rank], V=V, B=B, floor=max(float(S[rank]), 0.3 * floor))
+
+
+def _taken(
+    pencil: Pencil, terms: Terms, examples: float, candidates: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Terms, float]:
+    """The terms with those candidates, best first, that are conjugate to all others."""
+    classes, a, residual = candidates
+    d = offsets(pencil, Terms(classes=classes, a=a))
+    values = (d @ pencil.U / pencil.S * a).sum(1)  # K, says each
+    tight = (residual < max(1e-6, float(residual.min()) * 10)) & (values > 0.9)
+    if not examples and bool(tight.any()):
+        examples = float(values[tight].median().round())
+    for i in residual.argsort().tolist():
+        if len(terms) == pencil.rank or residual[i].isinf() or not examples:
+            break
+        if abs(float(values[i]) - examples) > 0.2 * examples:
+            continue
+        own = offsets(pencil, terms) @ pencil.U / pencil.S  # [f, r]
+        across = torch.cat([own @ a[i], terms.a @ (d[i] @ pencil.U / pencil.S)])
+        if len(terms) == 0 or float(across.abs().max()) < 0.3 * examples:
+            terms = terms.joined(classes[i : i + 1], a[i : i + 1])
+    return terms, examples
+
+
+def _settled(pencil: Pencil, terms: Terms, examples: float, precision: float) -> Terms:
+    """The terms refined together, less those without which the others leave nothing but noise."""
+    for _ in range(3):
+        terms = refine(pencil, terms, examples)
+        if len(terms) < 2 or excess(pencil, terms, examples) < precision * pencil.floor:
+            break
+        alone = [excess(pencil, terms.without(i), examples) for i in range(len(terms))]
+        terms = terms.without(min(range(len(terms)), key=alone.__getitem__))
+    return terms
+
+
+def _starts(
+    pencil: Pencil, terms: Terms, examples: float, random: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """``(classes [s], a [s, r])``: what each class's row of the remainder says its embedding is."""
+    rows = remainder(pencil, terms, examples) if len(terms) else pencil.U * pencil.S
+    share = rows @ pencil.V[-1]  # [C]
+    order = share.argsort()
+    present = int((share < -1e-9 * share.abs().max()).sum())
+    if random or not present:
+        present = min(len(order), max(present, 2 * (pencil.rank - len(terms)) + 4))
+    classes = order[:present]
+    a = rows[classes] / torch.where(share[classes].abs() > 1e-12, share[classes], 1e-12)[:, None]
+    if not random:
+        return classes, a
+    copies = max(1, random // present)
+    spread = (terms.a if len(terms) > 3 else a).std(0, correction=0)
+    shape, device = (copies * present, a.shape[1]), generator.device
+    noise = torch.randn(shape, generator=generator, device=device, dtype=a.dtype)
+    noise *= torch.rand((len(noise), 1), generator=generator, device=device, dtype=a.dtype)
+    return classes.repeat(copies), a.repeat(copies, 1) + noise.cpu() * spread

@@ -1,0 +1,69 @@
+"""ILRG: instance-wise label restoration from the gradients of the last layer (Ma et al., ICLR 2023)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seepage.attacks.labels import LastLayer, batch_size, estimate, label_obstacles, silent, to_labels, usable
+from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+
+__all__ = ["ILRG"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ILRG:
+    """Class-wise embeddings, their probabilities, and a linear system for the counts, solved by Moore-Penrose.
+
+    Approximate, with any activation. Where a class's share of the batch meets its probability its ``gb`` vanishes and
+    the embedding with it: balanced batches with K far above C come out wrong (see :class:`PooledEmbedding`).
+
+    Args:
+        alpha: inverse temperature of the softmax (the paper: 1).
+        published_rounding: round each count alone and set those above K to zero, as the reference does, so that the sum
+            may differ from K; else simplex projection and largest remainders.
+
+    Reference:
+        Ma, Sun, Cui, Li, Guo, Liu: Instance-wise Batch Label Restoration via Gradients in Federated Learning.
+    """
+
+    alpha: float = 1.0
+    published_rounding: bool = False
+
+    @property
+    def name(self) -> str:
+        """``ilrg``."""
+        return "ilrg"
+
+    def obstacles(self, observation: Observation) -> list[Obstacle]:
+        """It needs the bias of the last layer and the batch size."""
+        return label_obstacles(observation)
+
+    def __call__(
+        self,
+        observation: Observation,
+        *,
+        generator: torch.Generator,  # noqa: ARG002 - draws nothing
+        progress: Progress = go_on,  # noqa: ARG002 - quick
+    ) -> Reconstruction:
+        """See the class."""
+        layer = usable(observation)
+        failed = silent(layer, self.name)
+        if failed is not None:
+            return failed
+        examples = batch_size(layer)
+        counts = self.counts(layer, examples)
+        if not self.published_rounding:
+            return estimate(counts, examples, method=self.name)
+        rounded = counts.clamp_min(0.0).round()
+        return to_labels(torch.where(rounded > examples, 0.0, rounded), method=self.name, confidence="estimated")
+
+    def counts(self, layer: LastLayer, examples: int) -> Tensor:
+        """``[C]``: the solution of the system, before rounding."""
+        gb, classes = layer.gb[:, None], layer.classes
+        embeddings = layer.gW / torch.where(gb == 0, 1e-10, gb)  # [C, m]; the reference's exponents end at 10, too
+        P = torch.softmax(self.alpha * (embeddings @ layer.W.T + layer.b), 1)  # [C, C]
+        A = torch.cat([P.new_ones(1, classes), P.T - torch.eye(classes, dtype=P.dtype, device=P.device)])
+        v = torch.cat([layer.gb.new_tensor([examples]), examples * layer.gb])
+        solution: Tensor = torch.linalg.lstsq(A.cpu(), v[:, None].cpu(), driver="gelsd").solution
+        return solution[:, 0].to(v.device)

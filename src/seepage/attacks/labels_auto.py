@@ -1,0 +1,75 @@
+"""RestoreLabels: the one entry that chooses among the label attacks, and says which and how sure."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from seepage.attacks.auxiliary import AuxiliaryData, probabilities_of
+from seepage.attacks.exactlabels import ExactLabels
+from seepage.attacks.labelbaselines import UniformProbabilities
+from seepage.attacks.labels import label_obstacles, usable
+from seepage.attacks.noiseprior import noise_inputs
+from seepage.attacks.pooled import PooledEmbedding
+from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+
+__all__ = ["RestoreLabels"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreLabels:
+    """Exact if the rank allows, then auxiliary data, then pooled if the network looks untrained, else a guess.
+
+    ``stats`` say which (``method``) and how sure (``confidence``: certified, estimated or guess; ``expected_error``).
+
+    Args:
+        exact: the first attempt.
+        auxiliary: data like the client's, ``None`` if there are none.
+        noises: noise inputs that show whether the network is trained.
+        untrained: it counts as untrained while no class's mean probability on them exceeds so many times ``1/C``.
+    """
+
+    exact: ExactLabels = field(default_factory=ExactLabels)
+    auxiliary: AuxiliaryData | None = None
+    noises: int = 32
+    untrained: float = 3.0
+
+    @property
+    def name(self) -> str:
+        """``labels``."""
+        return "labels"
+
+    def obstacles(self, observation: Observation) -> list[Obstacle]:
+        """It needs the bias of the last layer, and data of the right shape if it has any."""
+        found = label_obstacles(observation, examples=False)
+        if not found and self.auxiliary is not None and usable(observation).examples is not None:
+            found = self.auxiliary.obstacles(observation)
+        return found
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
+    ) -> Reconstruction:
+        """See the class."""
+        tried = None
+        if not self.exact.obstacles(observation):
+            tried = self.exact(observation, generator=generator, progress=progress)
+            if 2 * int(tried.certified.sum()) > len(tried.certified):
+                return tried
+        if usable(observation).examples is None:
+            because = "" if tried is None else f" {tried.reason}"
+            return Reconstruction(
+                outcome=Outcome.FAILED,
+                reason=f"The batch size is unknown and could not be restored.{because}",
+                stats={"method": self.name},
+            )
+        if self.auxiliary is not None:
+            return self.auxiliary(observation, generator=generator, progress=progress)
+        if self._looks_untrained(observation, generator):
+            return PooledEmbedding()(observation, generator=generator, progress=progress)
+        if tried is not None and tried.labels is not None and 2 * int(tried.stats["found"]) > len(tried.labels):
+            return tried
+        return UniformProbabilities()(observation, generator=generator, progress=progress)
+
+    def _looks_untrained(self, observation: Observation, generator: torch.Generator) -> bool:
+        noise = noise_inputs(observation, self.noises, generator)
+        p = probabilities_of(observation.latest.network, noise)
+        return float(p.mean(0).max()) < self.untrained / observation.classes

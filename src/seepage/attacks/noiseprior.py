@@ -1,0 +1,99 @@
+"""NoisePrior: the pooled embedding, weighted by class and drawn towards what noise inputs say embeddings are like."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from seepage.attacks.labels import LastLayer, batch_size, estimate, label_obstacles, silent, usable
+from seepage.errors import InputError
+from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+
+__all__ = ["NoisePrior", "noise_inputs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoisePrior:
+    """``n = K (p - gb)``, the mean embedding ``mu`` at its most probable value, p averaged over a cloud about it.
+
+    Row i of the gradient is ``gb_i mu - (n_i / K) delta_i``, with ``delta_i`` the distance of class i's mean from mu.
+    Prior: ``delta_i ~ N(0, S (1 / n_i + between))``, ``mu ~ N(mu_0, shift S)``, with ``mu_0`` and S from noise inputs.
+    S is common to all terms and drops out: mu is a weighted mean. For untrained networks; approximate.
+
+    Args:
+        noises: noise inputs: standard normal, or uniform in the observation's bounds.
+        shift: variance of the mean embedding, in units of S.
+        between: variance between classes, in units of S.
+        rounds: how often the counts in the weights are estimated again.
+    """
+
+    noises: int = 300
+    shift: float = 30.0
+    between: float = 1.0
+    rounds: int = 4
+
+    @property
+    def name(self) -> str:
+        """``noise-prior``."""
+        return "noise-prior"
+
+    def obstacles(self, observation: Observation) -> list[Obstacle]:
+        """It needs the bias of the last layer, which should be a module, and the batch size."""
+        found = label_obstacles(observation)
+        if not found and usable(observation).name not in dict(observation.latest.network.named_modules()):
+            name = usable(observation).name
+            found.append(
+                Obstacle(where=f"layer {name}", reason="is no module of its own, so its inputs cannot be read.")
+            )
+        return found
+
+    def __call__(
+        self,
+        observation: Observation,
+        *,
+        generator: torch.Generator,
+        progress: Progress = go_on,  # noqa: ARG002 - quick
+    ) -> Reconstruction:
+        """See the class."""
+        layer = usable(observation)
+        failed = silent(layer, self.name)
+        if failed is not None:
+            return failed
+        inputs = noise_inputs(observation, self.noises, generator)
+        cloud = _embeddings(observation.latest.network, layer.name, inputs).to(layer.W)  # [N, m]
+        return estimate(self.counts(layer, cloud), batch_size(layer), method=self.name)
+
+    def counts(self, layer: LastLayer, cloud: Tensor) -> Tensor:
+        """``[C]`` before rounding, from the embeddings ``[N, m]`` of noise."""
+        examples, start = batch_size(layer), cloud.mean(0)
+        p = layer.probabilities(cloud).mean(0)
+        for _ in range(self.rounds):
+            n = (examples * (p - layer.gb)).clamp_min(0.5)
+            weight = 1 / ((n / examples).square() * (1 / n + self.between))  # [C], in units of 1 / S
+            mu = start / self.shift + (weight * layer.gb) @ layer.gW
+            mu = mu / (1 / self.shift + (weight * layer.gb.square()).sum())
+            p = layer.probabilities(cloud - start + mu).mean(0)
+        return examples * (p - layer.gb)
+
+
+def noise_inputs(observation: Observation, count: int, generator: torch.Generator) -> Tensor:
+    """``[count, *input_shape]``: uniform in the observation's bounds, standard normal if it has none."""
+    shape, device = (count, *observation.input_shape), generator.device
+    if observation.bounds is None:
+        return torch.randn(shape, generator=generator, device=device)
+    noise = torch.rand(shape, generator=generator, device=device)
+    low, high = (bound.to(noise) for bound in observation.bounds)
+    return low + (high - low) * noise
+
+
+def _embeddings(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:
+    """What enters the module called ``layer`` of a copy in evaluation mode."""
+    judge = copy.deepcopy(network).eval()
+    seen: list[Tensor] = []
+    judge.get_submodule(layer).register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].detach()))
+    with torch.no_grad():
+        judge(inputs.to(next(judge.parameters())))
+    if len(seen) != 1 or seen[0].ndim != 2:
+        raise InputError(f"`{layer}` should be called once, with one row an example; found {len(seen)} calls.")
+    return seen[0]
