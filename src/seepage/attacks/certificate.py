@@ -25,6 +25,7 @@ from seepage.types import Observation
 __all__ = ["Agreement", "Replay", "agree", "replay", "undisturbed"]
 
 _LABELS_AT_ONCE = 256
+_AT_A_KINK = 1e-4  # relative distance of a replayed error beyond which a deeper unit may have fallen the other way
 
 State = dict[str, Tensor]
 Loss = Callable[[State, Tensor, Tensor, Tensor], Tensor]  # (free parameters, examples, labels, weights) -> scalar
@@ -99,7 +100,9 @@ class Replay:
     update_residual: float
 
 
-def replay(observation: Observation, layer: ReLULayer, inputs: Tensor, errors: Tensor) -> Replay | str:
+def replay(
+    observation: Observation, layer: ReLULayer, inputs: Tensor, errors: Tensor, *, generator: torch.Generator
+) -> Replay | str:
     """Run the network on reconstructed inputs and compare errors and gradients; or say why that is not possible.
 
     Args:
@@ -107,6 +110,7 @@ def replay(observation: Observation, layer: ReLULayer, inputs: Tensor, errors: T
         layer: the attacked layer.
         inputs: ``[k, n]`` float64 inputs of ``layer``.
         errors: ``[k, m]`` float64 disaggregated ``dZ``.
+        generator: draws variants of examples within rounding.
     """
     if observation.rule is None or not observation.rule.is_gradient:
         return "the update is not known to be a plain gradient"
@@ -115,7 +119,7 @@ def replay(observation: Observation, layer: ReLULayer, inputs: Tensor, errors: T
     network = observation.latest.network
     state = {name: value.detach() for name, value in (*network.named_parameters(), *network.named_buffers())}
     dtype = layer.weight.dtype
-    examples = inputs.to(dtype).reshape(-1, *observation.input_shape)
+    examples = inputs.to(dtype, copy=True).reshape(-1, *observation.input_shape)
     known = observation.latest.labels
     classes = torch.arange(observation.classes) if known is None else torch.unique(known)
     classes = classes.to(inputs.device)
@@ -125,41 +129,65 @@ def replay(observation: Observation, layer: ReLULayer, inputs: Tensor, errors: T
         return (weights * cross_entropy(logits, labels, reduction="none")).sum()
 
     try:
-        labels, weights, residual = _match_labels(loss, state, layer, examples, errors, classes)
+        per_label = vmap(_error_of(loss, state, layer, dtype), in_dims=(None, 0), chunk_size=_LABELS_AT_ONCE)
+        per_variant = vmap(_error_of(loss, state, layer, dtype), in_dims=(0, None))
+        labels, weights, residuals = [], [], []
+        for index, error in enumerate(errors):
+            distance, weight = _compare(per_label(examples[index], classes), error)
+            best = int(distance.argmin())
+            labels.append(classes[best])
+            if float(distance[best]) > _AT_A_KINK:
+                variants = _within_rounding(examples[index], generator)
+                distance, weight = _compare(per_variant(variants, classes[best]), error)
+                best = int(distance.argmin())
+                examples[index] = variants[best]
+            residuals.append(distance[best])
+            weights.append(weight[best])
+        shares = torch.stack(weights)
         free = {name: state[name] for name in observation.latest.update if name in state}
-        recomputed = grad(loss)(free, examples, labels, weights.to(dtype))
+        recomputed = grad(loss)(free, examples, torch.stack(labels), shares.to(dtype))
     except RuntimeError as error:  # batch norm or dropout in training mode: one example alone is not what was run
         return f"the network cannot be run on one example at a time ({str(error).splitlines()[0][:120]})"
     gap = sum(float((observation.latest.update[name] - recomputed[name]).square().sum()) for name in free)
     size = sum(float(observation.latest.update[name].square().sum()) for name in free)
-    return Replay(labels=labels, weights=weights, residual=residual, update_residual=(gap / size) ** 0.5)
+    return Replay(
+        labels=torch.stack(labels),
+        weights=shares,
+        residual=torch.stack(residuals),
+        update_residual=(gap / size) ** 0.5,
+    )
 
 
-def _match_labels(
-    loss: Loss, state: State, layer: ReLULayer, examples: Tensor, errors: Tensor, classes: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """For each example the label that replays its error best: labels, weights and residuals, ``[k]`` each.
-
-    The gradient of the layer's bias from one example alone is that example's error.
-    """
+def _error_of(loss: Loss, state: State, layer: ReLULayer, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    """The error ``[m]`` of one example with one label: the gradient of the layer's bias from it alone."""
     bias = {layer.bias_name: state[layer.bias_name]}
-    one = torch.ones(1, dtype=examples.dtype, device=examples.device)
+    one = torch.ones(1, dtype=dtype, device=layer.bias.device)
 
     def error_of(example: Tensor, label: Tensor) -> Tensor:
         gradients: State = grad(loss)(bias, example[None], label[None], one)
         return gradients[layer.bias_name]
 
-    labels, weights, residuals = [], [], []
-    for example, error in zip(examples, errors, strict=True):
-        simulated = vmap(error_of, in_dims=(None, 0), chunk_size=_LABELS_AT_ONCE)(example, classes).double()  # [C, m]
-        weight = simulated @ error / simulated.square().sum(dim=1).clamp_min(1e-300)
-        distance = (error - weight[:, None] * simulated).norm(dim=1) / error.norm()
-        distance = torch.where((weight > 0) & distance.isfinite(), distance, torch.inf)
-        best = int(distance.argmin())
-        labels.append(classes[best])
-        weights.append(weight[best])
-        residuals.append(distance[best])
-    return torch.stack(labels), torch.stack(weights), torch.stack(residuals)
+    return error_of
+
+
+def _compare(simulated: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """Relative distance ``[k]`` of ``error [m]`` from the nearest positive multiple of each ``simulated [k, m]``."""
+    simulated = simulated.double()
+    weight = simulated @ error / simulated.square().sum(dim=1).clamp_min(1e-300)
+    distance = (error - weight[:, None] * simulated).norm(dim=1) / error.norm()
+    return torch.where((weight > 0) & distance.isfinite(), distance, torch.inf), weight
+
+
+def _within_rounding(example: Tensor, generator: torch.Generator) -> Tensor:
+    """The example and variants of it that the client's own rounding could not tell apart, ``[1 + 48, *shape]``.
+
+    A deeper unit whose pre-activation is zero up to rounding may have been on for the client and off here, which moves
+    the error by per cents; in some variant all such units fall as they did for the client.
+    """
+    scales = torch.logspace(-6, -5, 48, dtype=example.dtype, device=example.device) * example.square().mean().sqrt()
+    draws = torch.randn(48, *example.shape, generator=generator, dtype=example.dtype, device=generator.device)
+    moved = example + scales.reshape(-1, *[1] * example.ndim) * draws.to(example.device)
+    return torch.cat([example[None], moved])
 
 
 def _rms(rows: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Proposer(Protocol):
     def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]: ...
 
 
-def accept(mixture: Mixture, found: Found, candidates: Tensor, generator: torch.Generator) -> bool:
+def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     """Refine, filter and merge candidates into ``found``; whether any was new."""
     if len(candidates) == 0:
         return False
@@ -99,5 +99,5 @@ def complete(mixture: Mixture, found: Found, generator: torch.Generator, *, star
         unit_input = mixture.layer.weight.shape[1] ** 0.5 / guesses.norm(dim=1, keepdim=True)
         bias = mixture.layer.bias[mixture.awake].double()
         off = (guesses * unit_input) @ mixture.height.T + bias <= 0
-        if not accept(mixture, found, robust_null_directions(mixture.L, off), generator):
+        if not accept(mixture, found, robust_null_directions(mixture.L, off)):
             return

@@ -62,7 +62,7 @@ def disaggregate(
     solution, stopped = None, "the budget ended"
     for proposals in propose(mixture, found, generator):
         cost += proposals.cost
-        grown = accept(mixture, found, proposals.directions, generator)
+        grown = accept(mixture, found, proposals.directions)
         if grown and 0 < b - len(found) <= 4:
             complete(mixture, found, generator)
         if grown and len(found) >= b:
@@ -152,7 +152,7 @@ def _close(
     certified &= undisturbed(zeros, doubtful=~certified)
     replayed: Replay | str = "no example agrees with the units it switches off"
     if bool(certified.any()):
-        replayed = replay(observation, layer, inputs, errors)
+        replayed = replay(observation, layer, inputs, errors, generator=generator)
     if isinstance(replayed, Replay):
         certified = certified & (replayed.residual <= _REPLAY_TOLERANCE)
     return _Solution(inputs=inputs, score=agreement.score, certified=certified, replayed=replayed)

@@ -50,7 +50,7 @@ def summarize(findings: Sequence[Finding]) -> Summary:
     attacked = counts.batches - counts.refused - counts.broken
     if counts.exact:
         verdict = Verdict.LEAKED
-        first = f"{counts.exact} of {counts.examples} private examples were reconstructed exactly from what the client sent."
+        first = f"{counts.exact} of {counts.examples} private examples were reconstructed exactly."
     elif not attacked:
         verdict = Verdict.NOT_AUDITED
         first = "No batch could be attacked, so this run says nothing about whether private examples leak."

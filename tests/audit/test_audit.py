@@ -1,0 +1,228 @@
+"""Findings, run folders and verdicts: could-not-run, broke, failed and found-nothing stay four different things."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from seepage.attacks.disaggregation import Budget
+from seepage.attacks.spear import SPEAR
+from seepage.audit.findings import Finding, findings_schema, read_findings, write_findings
+from seepage.audit.folder import RunFolder
+from seepage.audit.record import Verdict, record, verdict
+from seepage.audit.run import Audit
+from seepage.audit.scoring import score
+from seepage.data.sources import load_dataset
+from seepage.errors import InputError
+from seepage.federated.rules import FedSGD
+from seepage.networks.zoo import build_network
+from seepage.types import (
+    INTERRUPTED,
+    Attack,
+    Observation,
+    Obstacle,
+    Outcome,
+    PrivateBatch,
+    Progress,
+    Reconstruction,
+    go_on,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """An attack with a bug in it."""
+
+    @property
+    def name(self) -> str:
+        return "broken"
+
+    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:  # noqa: ARG002
+        return []
+
+    def __call__(
+        self,
+        observation: Observation,  # noqa: ARG002
+        *,
+        generator: torch.Generator,  # noqa: ARG002
+        progress: Progress = go_on,  # noqa: ARG002
+    ) -> Reconstruction:
+        raise ZeroDivisionError("a bug")
+
+
+def audit(attack: Attack | None = None, *, network: str = "mlp:100,50", seed: int = 0, batches: int = 2) -> Audit:
+    dataset = load_dataset("digits")
+    return Audit(
+        network=build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed),
+        network_name=network,
+        dataset=dataset,
+        rule=FedSGD(),
+        attack=attack or SPEAR(budget=Budget(seconds=5.0)),
+        batch_size=4,
+        batches=batches,
+        seed=seed,
+    )
+
+
+def described(plan: Audit) -> dict[str, object]:
+    return record(plan, command="seepage audit", budget="5s", weights=None)
+
+
+def findings_of(plan: Audit) -> list[Finding]:
+    return [audited.finding for audited in plan()]
+
+
+def changed(finding: Finding, **fields: object) -> Finding:
+    return finding.model_copy(update=fields)
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Finding]:
+    return findings_of(audit())
+
+
+def test_findings_round_trip(found: list[Finding], tmp_path: Path) -> None:
+    write_findings(tmp_path / "findings.jsonl", found)
+    assert read_findings(tmp_path / "findings.jsonl") == found
+    assert [path.name for path in tmp_path.iterdir()] == ["findings.jsonl"]
+
+
+def test_the_schema_names_what_scripts_rely_on(found: list[Finding]) -> None:
+    words = (
+        "attack network rule defenses threat_model batch_size batch seed outcome obstacles reason certified scores "
+        "labels seconds peak_memory_mib device versions"
+    )
+    keys = set(words.split())
+    assert keys <= set(findings_schema()["properties"])
+    assert keys <= set(json.loads(found[0].model_dump_json()))
+    assert {"psnr", "exact"} <= set(found[0].scores)
+
+
+@pytest.mark.parametrize("line", ["{", "{}", '{"attack": 3}', "[]"])
+def test_a_line_that_is_no_finding_is_refused_by_number(line: str, found: list[Finding], tmp_path: Path) -> None:
+    path = tmp_path / "findings.jsonl"
+    path.write_text(found[0].model_dump_json() + "\n" + line + "\n")
+    with pytest.raises(InputError, match="line 2"):
+        read_findings(path)
+
+
+def test_a_batch_that_leaks_is_exact_certified_and_labelled(found: list[Finding]) -> None:
+    for finding in found:
+        assert finding.outcome == "exact"
+        assert finding.certified == [True] * 4
+        assert finding.exact_examples == 4
+        assert finding.labels is not None
+
+
+def test_equal_audits_give_equal_findings(found: list[Finding]) -> None:
+    kept = {"outcome", "certified", "labels", "reason", "layer", "batch"}  # scores may differ in their last bits
+    again = findings_of(audit())
+    assert [one.model_dump(include=kept) for one in again] == [one.model_dump(include=kept) for one in found]
+    assert [one.scores["exact"] for one in again] == [one.scores["exact"] for one in found]
+
+
+def test_a_crash_is_a_row_with_an_error_and_no_outcome() -> None:
+    for finding in findings_of(audit(Broken())):
+        assert finding.error == "ZeroDivisionError: a bug"
+        assert finding.outcome is None
+        assert finding.obstacles == []
+        assert not finding.could_run
+
+
+def test_an_obstacle_is_a_row_without_outcome_or_error() -> None:
+    for finding in findings_of(audit(network="mlp:50,50:gelu")):
+        assert finding.obstacles
+        assert finding.outcome is None
+        assert finding.error is None
+
+
+def test_an_inner_layer_is_scored_on_its_own_inputs() -> None:
+    plan = audit(network="mlp:200,200,50", batches=1)
+    layers = [name for name, module in plan.network.named_modules() if isinstance(module, torch.nn.Linear)]
+    inner = audit(SPEAR(layer=layers[1]), network="mlp:200,200,50", batches=1)
+    (finding,) = findings_of(inner)
+    assert finding.layer == layers[1]
+    assert finding.exact_examples == 4
+
+
+def test_an_example_that_nothing_was_matched_with_has_no_numbers() -> None:
+    plan = audit()
+    batch = plan.dataset.batch(torch.tensor([0, 1, 2]))
+    one = Reconstruction(
+        outcome=Outcome.APPROXIMATE, inputs=batch.inputs[1:2].clone(), certified=torch.ones(1, dtype=torch.bool)
+    )
+    scored = score(one, batch, plan.dataset, plan.network)
+    assert scored.certified == [False, True, False]
+    assert scored.scores["exact"] == [False, True, False]
+    psnr = scored.scores["psnr"]
+    assert isinstance(psnr, list)
+    assert [value is None for value in psnr] == [True, False, True]
+
+
+def test_a_table_is_scored_by_column(tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text(
+        "age,colour,label\n" + "".join(f"{20 + k},{'red' if k % 2 else 'blue'},{k % 2}\n" for k in range(9))
+    )
+    dataset = load_dataset(str(path))
+    batch = dataset.batch(torch.tensor([0, 1]))
+    found = Reconstruction(
+        outcome=Outcome.APPROXIMATE, inputs=batch.inputs.clone(), certified=torch.zeros(2, dtype=torch.bool)
+    )
+    scored = score(found, PrivateBatch(inputs=batch.inputs, labels=batch.labels), dataset, torch.nn.Identity())
+    assert scored.scores["right:colour"] == [True, True]
+    assert scored.scores["error:age"] == [0.0, 0.0]
+    assert scored.columns["age"] == scored.columns["age (original)"]
+    assert scored.scores["exact"] == [True, True]
+
+
+def test_a_run_is_taken_up_where_it_was_left(tmp_path: Path) -> None:
+    plan = audit()
+    folder = RunFolder.open(tmp_path, described(plan))
+    first = next(iter(plan()))
+    folder.add(first)
+    again = RunFolder.open(tmp_path, described(plan))
+    assert again.done == {0}
+    assert [audited.finding.batch for audited in plan(done=again.done)] == [1]
+    assert not list(tmp_path.rglob("*.partial"))
+    assert not (tmp_path / ".writable").exists()
+
+
+def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, described(audit()))
+    with pytest.raises(InputError, match="seed"):
+        RunFolder.open(tmp_path, described(audit(seed=1)))
+
+
+def test_a_file_in_the_way_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(InputError, match="--out"):
+        RunFolder.open(tmp_path / "run", described(audit()))
+
+
+def test_broken_and_interrupted_batches_are_tried_again(found: list[Finding], tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path, described(audit()))
+    broke = changed(found[0], outcome=None, error="x")
+    interrupted = changed(found[1], stats={"stopped": INTERRUPTED})
+    refused = changed(found[0], batch=2, outcome=None, obstacles=["layer 0: no"])
+    folder.findings = [broke, interrupted, refused]
+    assert folder.done == {2}
+
+
+def test_exit_codes_tell_a_leak_from_silence_and_silence_from_no_audit(found: list[Finding]) -> None:
+    leak = found[0]
+    clean = changed(leak, outcome="failed", scores={"exact": [False] * 4}, certified=[])
+    half = changed(leak, scores={"exact": [True, True, False, False]})
+    blank = {"scores": {}, "certified": [], "outcome": None}
+    assert verdict([clean], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
+    assert verdict([leak], batches=1, threshold=0.0) is Verdict.LEAKED
+    assert verdict([half], batches=1, threshold=0.5) is Verdict.NOTHING_LEAKED
+    assert verdict([half], batches=1, threshold=0.49) is Verdict.LEAKED
+    assert verdict([changed(leak, obstacles=["no"], **blank)], batches=1, threshold=0.0) is Verdict.NOT_AUDITED
+    assert verdict([changed(leak, error="x", **blank)], batches=1, threshold=0.0) is Verdict.NOT_AUDITED
+    assert verdict([clean], batches=2, threshold=0.0) is Verdict.NOT_AUDITED
+    assert verdict([changed(leak, error="x", **blank), leak], batches=2, threshold=0.0) is Verdict.LEAKED
+    assert verdict([], batches=1, threshold=0.0) is Verdict.NOT_AUDITED

@@ -1,0 +1,217 @@
+"""The command line as a stranger uses it: exit codes, one sentence for bad input, nothing half-written."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seepage.audit.findings import read_findings
+from seepage.cli import main
+from seepage.networks.weights import save_weights
+from seepage.networks.zoo import build_network
+
+
+def seepage(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    return int(stopped.value.code or 0)
+
+
+def audit(tmp_path: Path, *arguments: str, data: str = "digits", network: str = "mlp:100") -> int:
+    return seepage("audit", "--data", data, "--network", network, "--out", str(tmp_path / "run"), *arguments)
+
+
+def npz(path: Path, **arrays: np.ndarray) -> str:
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def images(count: int = 20, shape: tuple[int, ...] = (8, 8)) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> None:
+    said = capsys.readouterr().err
+    assert all(word in said for word in words), said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run" / "findings.jsonl").exists()
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_leak_ends_with_1_and_leaves_findings_and_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit(tmp_path, "--batch-size", "4", "--batches", "2") == 1
+    findings = read_findings(tmp_path / "run" / "findings.jsonl")
+    assert [finding.outcome for finding in findings] == ["exact", "exact"]
+    assert all(finding.scores["exact"] == [True] * 4 and finding.certified == [True] * 4 for finding in findings)
+    assert str(tmp_path / "run" / "report.html") in capsys.readouterr().out
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["complete"] is True
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_threshold_lets_a_share_pass(tmp_path: Path) -> None:
+    assert audit(tmp_path, "--batch-size", "4", "--threshold", "1.0") == 0
+
+
+def test_what_cannot_be_attacked_ends_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit(tmp_path, network="mlp:50:gelu") == 3
+    assert "could not be attacked" in capsys.readouterr().out
+
+
+def test_an_attack_that_finds_nothing_ends_with_0_and_does_not_say_safe(tmp_path: Path) -> None:
+    assert audit(tmp_path, "--batch-size", "60", "--budget", "2000") == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "not proof that nothing leaks" in page
+
+
+def test_the_same_command_takes_up_its_run_and_another_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit(tmp_path, "--batch-size", "3") == 1
+    first = (tmp_path / "run" / "findings.jsonl").read_text()
+    assert audit(tmp_path, "--batch-size", "3") == 1
+    assert (tmp_path / "run" / "findings.jsonl").read_text() == first
+    capsys.readouterr()
+    assert audit(tmp_path, "--batch-size", "4") == 2
+    assert "batch_size" in capsys.readouterr().err
+    assert (tmp_path / "run" / "findings.jsonl").read_text() == first
+
+
+def test_a_redacted_report_shows_no_picture(tmp_path: Path) -> None:
+    audit(tmp_path, "--batch-size", "3")
+    assert "data:image" in (tmp_path / "run" / "report.html").read_text()
+    assert seepage("report", str(tmp_path / "run"), "--redact") == 0
+    assert "data:image" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_weights_are_loaded(tmp_path: Path) -> None:
+    save_weights(build_network("mlp:100", input_shape=(1, 8, 8), classes=10, seed=7), tmp_path / "w.safetensors")
+    assert audit(tmp_path, "--batch-size", "3", "--weights", str(tmp_path / "w.safetensors")) == 1
+
+
+def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit(tmp_path, data=str(tmp_path / "none.npz")) == 2
+    refused(tmp_path, capsys, "none.npz")
+
+
+def test_a_truncated_npz_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Path(npz(tmp_path / "cut.npz", images=images(), labels=np.zeros(20, np.int64)))
+    source.write_bytes(source.read_bytes()[:-300])
+    assert audit(tmp_path, data=str(source)) == 2
+    refused(tmp_path, capsys, "cut.npz")
+
+
+def test_a_pickled_npz_is_never_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = npz(tmp_path / "pickled.npz", images=np.array([{"a": 1}], dtype=object), labels=np.zeros(1, np.int64))
+    assert audit(tmp_path, data=source) == 2
+    refused(tmp_path, capsys, "pickled.npz")
+
+
+def test_nan_in_data_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = images().astype(np.float32) / 255
+    values[3, 2, 2] = np.nan
+    assert audit(tmp_path, data=npz(tmp_path / "nan.npz", images=values, labels=np.zeros(20, np.int64))) == 2
+    refused(tmp_path, capsys, "nan.npz", "NaN")
+
+
+def test_labels_out_of_range_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = npz(tmp_path / "labels.npz", images=images(), labels=np.full(20, -2, np.int64))
+    assert audit(tmp_path, data=source) == 2
+    refused(tmp_path, capsys, "labels.npz", "-2")
+
+
+def test_a_broken_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "folder" / label).mkdir(parents=True)
+        Image.fromarray(images(1, (8, 8, 3))[0]).save(tmp_path / "folder" / label / "a.png")
+    (tmp_path / "folder" / "dog" / "b.png").write_bytes(b"not a picture")
+    assert audit(tmp_path, data=str(tmp_path / "folder")) == 2
+    refused(tmp_path, capsys, "b.png")
+
+
+def test_a_truncated_idx_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = np.array([0x803, 20, 8, 8], dtype=">u4").tobytes()
+    (tmp_path / "x-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images(5).tobytes()))
+    assert audit(tmp_path, data=str(tmp_path / "x-images-idx3-ubyte.gz")) == 2
+    refused(tmp_path, capsys, "x-images-idx3-ubyte.gz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--network", "mlp:0"], "mlp:0"),
+        (["--network", "transformer9"], "transformer9"),
+        (["--network", "no_such_module:make"], "no_such_module"),
+        (["--batch-size", "5000"], "batch_size"),
+        (["--budget", "soon"], "--budget"),
+        (["--attack", "magic"], "--attack"),
+        (["--rule", "fedmagic"], "--rule"),
+        (["--layer", "no.such"], "no.such"),
+        (["--device", "abacus"], "--device"),
+        (["--normalize", "1:2:3"], "normalize"),
+        (["--weights", "none.safetensors"], "none.safetensors"),
+    ],
+)
+def test_a_wrong_option_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert audit(tmp_path, *arguments) == 2
+    refused(tmp_path, capsys, words)
+
+
+def test_a_network_of_another_shape_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mynets.py").write_text("from torch import nn\ndef make():\n    return nn.Linear(7, 10)\n")
+    monkeypatch.chdir(tmp_path)
+    assert audit(tmp_path, network="mynets:make") == 2
+    refused(tmp_path, capsys, "8, 8")
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").write_text("a file in the way")
+    assert audit(tmp_path) == 2
+    assert "--out" in capsys.readouterr().err
+    assert (tmp_path / "run").read_text() == "a file in the way"
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert seepage("report", str(tmp_path)) == 2
+    assert "findings.jsonl" in capsys.readouterr().err
+
+
+def test_inspect_shows_layers_and_theory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        seepage(
+            "inspect", "--network", "mlp:200,200", "--input-shape", "3x32x32", "--classes", "10", "--batch-size", "20"
+        )
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "possible" in said
+    assert "4.9e+06" in said
+
+
+def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert seepage("schema") == 0
+    assert "certified" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_a_seed_repeats_a_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert (
+            seepage(
+                "audit", "--data", "photos", "--network", "mlp:200", "--batch-size", "4", "--out", str(tmp_path / name)
+            )
+            == 1
+        )
+    first, second = (read_findings(tmp_path / name / "findings.jsonl")[0] for name in ("a", "b"))
+    same = {"seconds", "peak_memory_mib"}
+    assert first.model_dump(exclude=same) == second.model_dump(exclude=same)
+    assert torch.equal(torch.tensor(first.certified), torch.tensor(second.certified))
