@@ -195,7 +195,7 @@ def test_inspect_shows_layers_and_theory(capsys: pytest.CaptureFixture[str]) -> 
     )
     said = capsys.readouterr().out
     assert "possible" in said
-    assert "4.9e+06" in said
+    assert "4.8e+06" in said
 
 
 def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:

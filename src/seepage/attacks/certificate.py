@@ -67,8 +67,8 @@ def undisturbed(zeros: Tensor, *, doubtful: Tensor) -> Tensor:
 
     ``x_i`` is fixed by being orthogonal (in the dual basis) to the span of all directions but its own. Where the
     doubtful ones span what the missing examples span, they all vanish on every unit that none of these switches on,
-    whatever example ``i`` does there. Where they hold a part of ``q_i`` they can vanish on a unit that ``i`` switches on
-    by accident only, and a direction has fewer than ``b`` accidents to give.
+    whatever example ``i`` does there. Where they hold a part of ``q_i`` they can vanish on a unit that ``i`` switches
+    on by accident only, and a direction has fewer than ``b`` accidents to give.
 
     Args:
         zeros: ``[b, m]`` bool, where each direction vanishes.

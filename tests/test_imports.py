@@ -1,0 +1,59 @@
+"""Imports run downwards only: the house stays a house."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "seepage"
+FLOORS = {
+    "errors": 0,
+    "linalg": 0,
+    "types": 1,
+    "networks": 1,
+    "attacks": 2,
+    "federated": 2,
+    "metrics": 2,
+    "label_scores": 2,
+    "data": 2,
+    "audit": 3,
+    "report": 4,
+    "cli": 5,
+    "__main__": 6,
+}
+FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms that a file imports; ``types`` is the vocabulary that ``networks`` shares its floor with."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("seepage.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_file_imports_only_from_floors_below(path: Path) -> None:
+    here = room_of(path)
+    for room in imported(path) - {here}:
+        below = FLOORS[room] < FLOORS[here] or (here, room) == ("networks", "types")
+        assert below, f"{path.relative_to(SOURCE)} ({here}) imports {room}"
+
+
+def test_attacks_never_name_the_private_batch() -> None:
+    for path in (SOURCE / "attacks").glob("*.py"):
+        assert "PrivateBatch" not in path.read_text(encoding="utf8"), path
+
+
+def test_only_the_command_line_prints() -> None:
+    for path in FILES:
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))) if isinstance(node, ast.Call)]
+        prints = any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls)
+        assert not prints or room_of(path) == "cli", path
