@@ -43,7 +43,7 @@ class Audited:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """Everything that decides a run; two equal audits with one seed give equal findings.
+    """Everything that decides a run; two equal audits give equal findings, up to the last bits of a sum.
 
     Args:
         network: as the server sends it out.
