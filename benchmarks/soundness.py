@@ -5,7 +5,9 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -64,8 +66,8 @@ def doubled(dataset: Dataset) -> Dataset:
     return replace(dataset, inputs=few, labels=dataset.labels[: len(few)])
 
 
-def audits(seeds: int) -> Iterator[tuple[str, Audit]]:
-    """Every case for every seed; each seed has its own network and batch."""
+def audits(seed: int) -> Iterator[tuple[str, Audit]]:
+    """Every case for one seed, which has its own networks and batches."""
     sources: dict[str, Dataset] = {"digits": load_dataset("digits"), "photos": load_dataset("photos")}
     if DATA.is_dir():
         sources["CIFAR-10"] = load_dataset(str(DATA / "cifar10/cifar10_test.npz"))
@@ -79,53 +81,65 @@ def audits(seeds: int) -> Iterator[tuple[str, Audit]]:
         cases += [(name, "dead units", 8, "mlp:200,200", ()), (name, "duplicates", 8, "mlp:200,200", ())]
         for title, change in (("top-k", top_k), ("noise", noise), ("half precision", half)):
             cases.append((name, title, 6, "mlp:100,100", (Changed(title, change),)))
-    for seed in range(seeds):
-        for name, title, batch_size, network, defenses in cases:
-            dataset = doubled(sources[name]) if title == "duplicates" else sources[name]
-            built = build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed)
-            yield (
-                f"{title} (b={batch_size}, {network})",
-                Audit(
-                    network=dead_units(built) if title == "dead units" else built,
-                    network_name=network,
-                    dataset=dataset,
-                    rule=build_rule("fedsgd"),
-                    defenses=defenses,
-                    attack=build_attack("spear", budget=Budget(seconds=2.0)),
-                    batch_size=batch_size,
-                    seed=seed,
-                ),
-            )
+    for name, title, batch_size, network, defenses in cases:
+        dataset = doubled(sources[name]) if title == "duplicates" else sources[name]
+        built = build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed)
+        yield (
+            f"{title} (b={batch_size}, {network})",
+            Audit(
+                network=dead_units(built) if title == "dead units" else built,
+                network_name=network,
+                dataset=dataset,
+                rule=build_rule("fedsgd"),
+                defenses=defenses,
+                attack=build_attack("spear", budget=Budget(seconds=2.0)),
+                batch_size=batch_size,
+                seed=seed,
+            ),
+        )
+
+
+def run(seed: int) -> tuple[dict[str, Counter[str]], list[str]]:
+    """How the audits of one seed ended, and whatever has to be looked at."""
+    torch.set_num_threads(1)
+    ends: dict[str, Counter[str]] = {}
+    odd: list[str] = []
+    for title, audit in audits(seed):
+        for audited in audit():
+            finding = audited.finding
+            end = "refused" if finding.obstacles else "broke" if finding.error else str(finding.outcome)
+            row = ends.setdefault(title, Counter())
+            row[end] += 1
+            row["audits"] += 1
+            row["certified"] += sum(finding.certified)
+            exact = finding.scores.get("exact") or []
+            bad = sum(sure and not truth for sure, truth in zip(finding.certified, exact, strict=True))  # type: ignore[arg-type]
+            row["wrong"] += bad
+            if bad or finding.error or (finding.outcome == "exact" and not all(exact)):  # type: ignore[arg-type]
+                odd.append(f"{title}, {finding.data}, seed {finding.seed}: {bad} wrong, {end}, {finding.error}")
+    return ends, odd
 
 
 def main() -> None:
     """Run all audits, count how they end, and list every wrong certificate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     ends: dict[str, Counter[str]] = {}
     wrong: list[str] = []
-    total = 0
-    for title, audit in audits(options.seeds):
-        for audited in audit():
-            finding, total = audited.finding, total + 1
-            end = "refused" if finding.obstacles else "broke" if finding.error else str(finding.outcome)
-            row = ends.setdefault(title, Counter())
-            row[end] += 1
-            row["certified"] += sum(finding.certified)
-            exact = finding.scores.get("exact") or []
-            bad = sum(sure and not truth for sure, truth in zip(finding.certified, exact, strict=True))  # type: ignore[arg-type]
-            row["wrong"] += bad
-            if bad or finding.error or (finding.outcome == "exact" and not all(exact)):  # type: ignore[arg-type]
-                wrong.append(f"{title}, {finding.data}, seed {finding.seed}: {bad} wrong, {end}, {finding.error}")
-                print(wrong[-1], flush=True)
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        for counted, odd in pool.map(run, range(options.seeds)):
+            wrong += odd
+            for title, row in counted.items():
+                ends.setdefault(title, Counter()).update(row)
+    total = sum(row["audits"] for row in ends.values())
     columns = ("exact", "approximate", "failed", "refused", "broke", "certified", "wrong")
     lines = [f"| {title} | " + " | ".join(str(row[name]) for name in columns) + " |" for title, row in ends.items()]
     text = (
         f"# Soundness: {total} audits, {sum(row['wrong'] for row in ends.values())} wrong certificates\n\n"
-        f"Command: `python benchmarks/soundness.py --seeds {options.seeds}`. Seeds 0 to {options.seeds - 1}; digits, "
-        "photos, CIFAR-10 normalised and in [0, 1], Adult. Budget 2 s a batch, 1 thread, so that many end half-way on "
+        f"Command: `python benchmarks/soundness.py --seeds {options.seeds} --workers {options.workers}`. Seeds 0 to {options.seeds - 1}; digits, "
+        "photos, CIFAR-10 normalised and in [0, 1], Adult. Budget 2 s a batch on 1 thread, so that many end half-way on "
         f"purpose. Machine: {platform.machine()}, torch {torch.__version__}, CPU. In the case with duplicates exact "
         "means that every distinct example was found.\n\n"
         f"| case | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}\n" + "\n".join(lines) + "\n"

@@ -1,96 +1,216 @@
-"""Findings -> a verdict in two plain sentences, and the counts behind it."""
+"""Findings -> a verdict, two plain sentences, and the counts behind them."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from seepage.audit.findings import Finding
+from seepage.audit.findings import Finding, Score
 
-__all__ = ["Counts", "Summary", "Verdict", "summarize"]
+__all__ = ["AttackRow", "Counts", "Summary", "Verdict", "certified_at", "score_at", "summarize"]
 
 
 class Verdict(StrEnum):
-    """What a run says. There is no "safe": an attack that finds nothing proves nothing."""
+    """What a run says. There is no word for "safe": an attack that finds nothing proves nothing."""
 
-    LEAKED = "Private examples were reconstructed"
-    SUSPECTED = "Approximations only"
-    NOTHING_FOUND = "This attack found nothing"
-    NOT_AUDITED = "Could not be audited"
+    LEAKED = "leaked"
+    NOTHING_FOUND = "nothing found"
+    NOT_AUDITED = "could not be audited"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """Batches and examples of a run, by how they ended.
 
-    ``wrong`` counts certified examples that are not exact by the truth: anything but 0 is a fault of seepage.
+    Args:
+        batches: different batches, those that were planned and are not there included.
+        missing: of these, planned and not there.
+        attacked: of these, with at least one attack that came to a result.
+        settled: batches of which every example is exact and certified.
+        examples: in the batches that were attacked.
+        exact: examples equal to the original, by the truth.
+        certified: examples with a certificate, which needs no truth.
+        wrong: certified examples that are not exact by the truth; anything but 0 is a fault of seepage.
+        could_not_run: findings whose attack met an obstacle.
+        broke: findings whose attack ended in an error.
+        failed: findings whose attack ran and found nothing.
+        approximate: findings whose attack ran and found something that is not certified whole.
+        interrupted: findings whose attack was stopped by the user.
     """
 
     batches: int
-    refused: int
-    broken: int
-    failed: int
+    missing: int
+    attacked: int
+    settled: int
     examples: int
     exact: int
     certified: int
     wrong: int
+    could_not_run: int
+    broke: int
+    failed: int
+    approximate: int
+    interrupted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackRow:
+    """One attack over all its batches."""
+
+    attack: str
+    counts: Counts
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The head of the report: a verdict, two sentences, and the counts."""
+    """The head of the report."""
 
     verdict: Verdict
     sentences: tuple[str, str]
     counts: Counts
+    attacks: tuple[AttackRow, ...]
 
 
-def summarize(findings: Sequence[Finding]) -> Summary:
-    """Count, and say in plain words what the counts mean."""
-    counts = _count(findings)
-    attacked = counts.batches - counts.refused - counts.broken
-    if counts.exact:
-        verdict = Verdict.LEAKED
-        first = f"{counts.exact} of {counts.examples} private examples were reconstructed exactly."
-    elif not attacked:
-        verdict = Verdict.NOT_AUDITED
-        first = "No batch could be attacked, so this run says nothing about whether private examples leak."
-    elif counts.failed < attacked:
-        verdict = Verdict.SUSPECTED
-        first = f"None of {counts.examples} private examples was reconstructed exactly; approximations were."
+def summarize(findings: Sequence[Finding], *, batches: int | None = None) -> Summary:
+    """Count, and say in plain words what the counts mean.
+
+    A leak outweighs everything; "nothing found" needs every batch attacked to the end.
+
+    Args:
+        findings: of one run.
+        batches: how many batches the run was to have; those that are not there count as not audited.
+    """
+    counts = _count(findings, batches)
+    names = dict.fromkeys(finding.attack for finding in findings)
+    attacks = []
+    for name in names:
+        own = [finding for finding in findings if finding.attack == name]
+        attacks.append(AttackRow(attack=name, counts=_count(own), seconds=sum(finding.seconds for finding in own)))
+    if counts.exact or counts.certified > counts.wrong:
+        verdict, sentences = Verdict.LEAKED, _leaked(counts, findings)
+    elif not findings or counts.missing or not all(finding.ended for finding in findings):
+        verdict, sentences = Verdict.NOT_AUDITED, _not_audited(counts)
     else:
-        verdict = Verdict.NOTHING_FOUND
-        first = f"The attack ran and reconstructed none of {counts.examples} private examples."
-    return Summary(verdict=verdict, sentences=(first, _second(counts, attacked)), counts=counts)
+        verdict, sentences = Verdict.NOTHING_FOUND, _nothing_found(counts)
+    return Summary(verdict=verdict, sentences=sentences, counts=counts, attacks=tuple(attacks))
 
 
-def _count(findings: Sequence[Finding]) -> Counts:
-    certified = wrong = 0
+def score_at(finding: Finding, score: str, index: int) -> Score:
+    """One example's score, ``None`` where it was not recorded."""
+    values = finding.scores.get(score)
+    return values[index] if isinstance(values, list) and index < len(values) else None
+
+
+def certified_at(finding: Finding, index: int) -> bool:
+    """Whether one example carries a certificate."""
+    return index < len(finding.certified) and finding.certified[index]
+
+
+def _count(findings: Sequence[Finding], planned: int | None = None) -> Counts:
+    """An example that two attacks reconstruct counts once."""
+    batches: dict[Hashable, list[Finding]] = {}
     for finding in findings:
-        exact = finding.scores.get("exact")
-        truths = exact if isinstance(exact, list) else [False] * len(finding.certified)
-        certified += sum(finding.certified)
-        wrong += sum(sure and truth is not True for sure, truth in zip(finding.certified, truths, strict=True))
+        batches.setdefault(_batch(finding), []).append(finding)
+    attacked = [rows for rows in batches.values() if any(finding.could_run for finding in rows)]
+    places = [(rows, index) for rows in attacked for index in range(rows[0].batch_size)]
+    exact = [_any_exact(rows, index) for rows, index in places]
+    certified = [any(certified_at(finding, index) for finding in rows) for rows, index in places]
+    missing = max(0, (planned or 0) - len({finding.batch for finding in findings}))
     return Counts(
-        batches=len(findings),
-        refused=sum(bool(finding.obstacles) for finding in findings),
-        broken=sum(finding.error is not None for finding in findings),
-        failed=sum(finding.outcome == "failed" for finding in findings),
-        examples=sum(finding.batch_size for finding in findings),
-        exact=sum(finding.exact_examples for finding in findings),
-        certified=certified,
-        wrong=wrong,
+        batches=len(batches) + missing,
+        missing=missing,
+        attacked=len(attacked),
+        settled=sum(any(_settles(finding) for finding in rows) for rows in attacked),
+        examples=len(places),
+        exact=sum(exact),
+        certified=sum(certified),
+        wrong=sum(any(_wrong(finding, index) for finding in rows) for rows, index in places),
+        could_not_run=sum(bool(finding.obstacles) for finding in findings),
+        broke=sum(finding.outcome is None and not finding.obstacles for finding in findings),
+        failed=sum(finding.outcome == "failed" and finding.ended for finding in findings),
+        approximate=sum(finding.outcome == "approximate" and finding.ended for finding in findings),
+        interrupted=sum(finding.could_run and not finding.ended for finding in findings),
     )
 
 
-def _second(counts: Counts, attacked: int) -> str:
-    if counts.certified:
-        said = f"The server could prove {counts.certified} of them right without ever seeing the originals."
-    elif counts.exact:
-        said = "The server could not have proved which of them are right."
-    elif attacked:
-        said = "That is not proof that nothing leaks: a stronger attack or a larger budget may succeed."
+def _batch(finding: Finding) -> Hashable:
+    """What tells one client's update from another's."""
+    made = (finding.network, finding.rule, tuple(finding.defenses))
+    return (finding.data, finding.seed, finding.batch, finding.batch_size, *made)
+
+
+def _any_exact(rows: Iterable[Finding], index: int) -> bool:
+    return any(score_at(finding, "exact", index) is True for finding in rows)
+
+
+def _wrong(finding: Finding, index: int) -> bool:
+    return certified_at(finding, index) and score_at(finding, "exact", index) is False
+
+
+def _settles(finding: Finding) -> bool:
+    sure = len(finding.certified) == finding.batch_size and all(finding.certified)
+    return sure and finding.exact_examples == finding.batch_size
+
+
+def _leaked(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str]:
+    where = "" if counts.attacked == counts.batches else f" in the {_some_batches(counts)}"
+    share = f"{counts.exact} of {counts.examples} private examples"
+    inner = {finding.layer for finding in findings if finding.exact_examples}
+    if inner and "" not in inner:
+        layers = ", ".join(sorted(inner))
+        first = (
+            f"For {share}{where}, the inputs of an inner layer ({layers}) were reconstructed exactly from what the "
+            "client sent; the examples themselves were not."
+        )
     else:
-        said = "Read the obstacles below before drawing any conclusion."
-    kinds = ((counts.refused, "could not be attacked"), (counts.broken, "broke the attack"))
-    missing = " and ".join(f"{count} {what}" for count, what in kinds if count)
-    return said + (f" Of {counts.batches} batches, {missing}." if missing else "")
+        first = f"{share}{where} were reconstructed exactly from what the client sent."
+    if not counts.certified:
+        return first, "None carries a certificate: the server has them, but cannot prove by itself which are right."
+    carry = "carries" if counts.certified == 1 else "carry"
+    if counts.wrong:
+        return first, f"{counts.certified} {carry} a certificate, {counts.wrong} of them wrongly: rely on none of them."
+    proof = "the server can tell, without ever seeing an original, that the reconstruction is right."
+    return first, f"{counts.certified} {carry} a certificate: {proof}"
+
+
+def _nothing_found(counts: Counts) -> tuple[str, str]:
+    second = "a stronger attack, a larger budget or another batch may succeed."
+    if counts.approximate:
+        return (
+            f"None of {counts.examples} private examples was reconstructed exactly; the attack came to approximations, "
+            "which may still be recognisable: judge them below.",
+            f"This attack found nothing exact, which is not proof that nothing leaks: {second}",
+        )
+    return (
+        f"The attack ran on {_plural(counts.batches, 'batch', 'batches')} and reconstructed none of "
+        f"{_plural(counts.examples, 'private example', 'private examples')}.",
+        f"This attack found nothing, which is not proof that nothing leaks: {second}",
+    )
+
+
+def _not_audited(counts: Counts) -> tuple[str, str]:
+    parts = (
+        (counts.could_not_run, "could not be attacked"),
+        (counts.broke, "ended in an error"),
+        (counts.interrupted, "was interrupted" if counts.interrupted == 1 else "were interrupted"),
+        (counts.missing, "was not reached" if counts.missing == 1 else "were not reached"),
+    )
+    why = ", ".join(f"{number} {what}" for number, what in parts if number)
+    of = f"of {_plural(counts.batches, 'batch', 'batches')}, {why}"
+    if not counts.attacked:
+        return (
+            f"This run could not be audited and says nothing about what the update gives away: {of}.",
+            "That is a limit of the attack or of the set-up, not a sign of protection; the causes are named below.",
+        )
+    return (
+        f"This run was audited only in part: {of}.",
+        "Where the attack came to an end it found nothing exact, which is not proof that nothing leaks.",
+    )
+
+
+def _some_batches(counts: Counts) -> str:
+    return f"{counts.attacked} of {counts.batches} batches where the attack came to a result"
+
+
+def _plural(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
