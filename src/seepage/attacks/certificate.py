@@ -28,6 +28,7 @@ _LABELS_AT_ONCE = 256
 _AT_A_KINK = 1e-4  # relative distance of a replayed error beyond which a deeper unit may have fallen the other way
 
 State = dict[str, Tensor]
+ErrorOf = Callable[[Tensor, Tensor], Tensor]  # (one example, its label) -> its error [m]
 Loss = Callable[[State, Tensor, Tensor, Tensor], Tensor]  # (free parameters, examples, labels, weights) -> scalar
 
 
@@ -128,37 +129,45 @@ def replay(
         logits = functional_call(network, {**state, **free}, (batch,))
         return (weights * cross_entropy(logits, labels, reduction="none")).sum()
 
+    error_of = _error_of(loss, state, layer, dtype)
+    labels, shares, residuals = [], [], []
     try:
-        per_label = vmap(_error_of(loss, state, layer, dtype), in_dims=(None, 0), chunk_size=_LABELS_AT_ONCE)
-        per_variant = vmap(_error_of(loss, state, layer, dtype), in_dims=(0, None))
-        labels, weights, residuals = [], [], []
         for index, error in enumerate(errors):
-            distance, weight = _compare(per_label(examples[index], classes), error)
-            best = int(distance.argmin())
-            labels.append(classes[best])
-            if float(distance[best]) > _AT_A_KINK:
-                variants = _within_rounding(examples[index], generator)
-                distance, weight = _compare(per_variant(variants, classes[best]), error)
-                best = int(distance.argmin())
-                examples[index] = variants[best]
-            residuals.append(distance[best])
-            weights.append(weight[best])
-        shares = torch.stack(weights)
+            examples[index], best, share, residual = _replay_one(error_of, examples[index], classes, error, generator)
+            labels.append(best)
+            shares.append(share)
+            residuals.append(residual)
         free = {name: state[name] for name in observation.latest.update if name in state}
-        recomputed = grad(loss)(free, examples, torch.stack(labels), shares.to(dtype))
-    except RuntimeError as error:  # batch norm or dropout in training mode: one example alone is not what was run
-        return f"the network cannot be run on one example at a time ({str(error).splitlines()[0][:120]})"
+        recomputed = grad(loss)(free, examples, torch.stack(labels), torch.stack(shares).to(dtype))
+    except RuntimeError as raised:  # batch norm or dropout in training mode: one example alone is not what was run
+        return f"the network cannot be run on one example at a time ({str(raised).splitlines()[0][:120]})"
     gap = sum(float((observation.latest.update[name] - recomputed[name]).square().sum()) for name in free)
     size = sum(float(observation.latest.update[name].square().sum()) for name in free)
     return Replay(
         labels=torch.stack(labels),
-        weights=shares,
+        weights=torch.stack(shares),
         residual=torch.stack(residuals),
         update_residual=(gap / size) ** 0.5,
     )
 
 
-def _error_of(loss: Loss, state: State, layer: ReLULayer, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+def _replay_one(
+    error_of: ErrorOf, example: Tensor, classes: Tensor, error: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The example as it replays ``error [m]`` best, its label, its share of the loss, and the residual."""
+    per_label = vmap(error_of, in_dims=(None, 0), chunk_size=_LABELS_AT_ONCE)
+    distance, weight = _compare(per_label(example, classes), error)
+    best = int(distance.argmin())
+    label = classes[best]
+    if float(distance[best]) > _AT_A_KINK:
+        variants = _within_rounding(example, generator)
+        distance, weight = _compare(vmap(error_of, in_dims=(0, None))(variants, label), error)
+        best = int(distance.argmin())
+        example = variants[best]
+    return example, label, weight[best], distance[best]
+
+
+def _error_of(loss: Loss, state: State, layer: ReLULayer, dtype: torch.dtype) -> ErrorOf:
     """The error ``[m]`` of one example with one label: the gradient of the layer's bias from it alone."""
     bias = {layer.bias_name: state[layer.bias_name]}
     one = torch.ones(1, dtype=dtype, device=layer.bias.device)
