@@ -140,8 +140,8 @@ def main() -> None:
         f"# Soundness: {total} audits, {sum(row['wrong'] for row in ends.values())} wrong certificates\n\n"
         f"Command: `python benchmarks/soundness.py --seeds {options.seeds} --workers {options.workers}`. "
         f"Seeds 0 to {options.seeds - 1}; digits, photos, CIFAR-10 normalised and in [0, 1], Adult. Budget 2 s a batch "
-        f"on 1 thread, so that many end half-way on purpose. Machine: {platform.machine()}, {os.cpu_count()} cores, torch "
-        f"{torch.__version__}, CPU. In the case with duplicates exact "
+        f"on 1 thread, so that many end half-way on purpose. Machine: {platform.machine()}, {os.cpu_count()} cores, "
+        f"torch {torch.__version__}, CPU. In the case with duplicates exact "
         "means that every distinct example was found.\n\n"
         f"| case | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}\n" + "\n".join(lines) + "\n"
     )
