@@ -216,3 +216,22 @@ def test_a_seed_repeats_a_run(tmp_path: Path) -> None:
     assert first.model_dump(exclude=numbers) == second.model_dump(exclude=numbers)
     assert first.scores["exact"] == second.scores["exact"]
     assert first.stats["samples"] == second.stats["samples"]
+
+
+def test_a_fault_of_seepage_is_never_the_exit_code_of_a_leak(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("seepage.audit.run.score", broken)
+    assert audit(tmp_path, "--batch-size", "3") == 3
+    assert "planted" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "findings.jsonl").exists()
+
+
+def test_a_batch_that_no_search_could_be_sure_of_is_not_searched_for(tmp_path: Path) -> None:
+    assert audit(tmp_path, "--batch-size", "60") == 0  # with the default budget of ten minutes
+    (finding,) = read_findings(tmp_path / "run" / "findings.jsonl")
+    assert finding.outcome == "failed"
+    assert "wider layer" in finding.reason

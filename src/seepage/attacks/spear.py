@@ -81,6 +81,15 @@ class SPEAR:
                 ),
                 stats={"layer": layer.name},
             )
+        if mixture.least_zeros > len(mixture.L):
+            return Reconstruction(
+                outcome=Outcome.FAILED,
+                reason=(
+                    f"A batch of {mixture.batch_size} needs {mixture.least_zeros} zeros of each example to be sure of "
+                    f"it, and layer {layer.name} has {len(mixture.L)} units awake: a wider layer would be needed."
+                ),
+                stats={"layer": layer.name, "batch_size": mixture.batch_size},
+            )
         return disaggregate(
             mixture, observation, self._propose, budget=self.budget, generator=generator, progress=progress
         )

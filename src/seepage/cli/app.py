@@ -188,6 +188,12 @@ def main(arguments: list[str] | None = None) -> None:
     except SeepageError as error:
         err.print(f"seepage: {error}", markup=False, soft_wrap=True)
         sys.exit(Verdict.NOT_AUDITED)
+    except Exception:  # Python would exit with 1, which here means that something leaked
+        err.print_exception()
+        err.print(
+            "seepage: this is a fault of seepage, not a finding: nothing was learned of the data.", soft_wrap=True
+        )
+        sys.exit(Verdict.NOT_AUDITED)
 
 
 def _carry_out(plan: Audit, out: Path, *, redact: bool, threshold: float, budget: str, weights: Path | None) -> Verdict:
