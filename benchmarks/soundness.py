@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def doubled(dataset: Dataset) -> Dataset:
     return replace(dataset, inputs=few, labels=dataset.labels[: len(few)])
 
 
-def audits(seed: int) -> Iterator[tuple[str, Audit]]:
+def audits(seed: int, attack: str) -> Iterator[tuple[str, Audit]]:
     """Every case for one seed, which has its own networks and batches."""
     sources: dict[str, Dataset] = {"digits": load_dataset("digits"), "photos": load_dataset("photos")}
     if DATA.is_dir():
@@ -79,32 +80,34 @@ def audits(seed: int) -> Iterator[tuple[str, Audit]]:
         cases += [(name, "width too small", 16, "mlp:30,30", ()), (name, "batch too large", 60, "mlp:100", ())]
         cases += [(name, "one hidden layer", 10, "mlp:200", ()), (name, "GELU", 6, "mlp:100,100:gelu", ())]
         cases += [(name, "dead units", 8, "mlp:200,200", ()), (name, "duplicates", 8, "mlp:200,200", ())]
+        cases += [(name, "4 units an example", 25, "mlp:100,50", ()), (name, "3 units an example", 20, "mlp:60,60", ())]
+        cases += [(name, "one layer, 3.5 units", 20, "mlp:70", ()), (name, "2.5 units an example", 24, "mlp:60,30", ())]
         for title, change in (("top-k", top_k), ("noise", noise), ("half precision", half)):
             cases.append((name, title, 6, "mlp:100,100", (Changed(title, change),)))
     for name, title, batch_size, network, defenses in cases:
         dataset = doubled(sources[name]) if title == "duplicates" else sources[name]
         built = build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed)
         yield (
-            f"{title} (b={batch_size}, {network})",
+            f"{attack}: {title} (b={batch_size}, {network})",
             Audit(
                 network=dead_units(built) if title == "dead units" else built,
                 network_name=network,
                 dataset=dataset,
                 rule=build_rule("fedsgd"),
                 defenses=defenses,
-                attack=build_attack("spear", budget=Budget(seconds=2.0)),
+                attack=build_attack(attack, budget=Budget(seconds=2.0)),
                 batch_size=batch_size,
                 seed=seed,
             ),
         )
 
 
-def run(seed: int) -> tuple[dict[str, Counter[str]], list[str]]:
-    """How the audits of one seed ended, and whatever has to be looked at."""
+def run(task: tuple[int, str]) -> tuple[dict[str, Counter[str]], list[str]]:
+    """How the audits of one seed and attack ended, and whatever has to be looked at."""
     torch.set_num_threads(1)
     ends: dict[str, Counter[str]] = {}
     odd: list[str] = []
-    for title, audit in audits(seed):
+    for title, audit in audits(*task):
         for audited in audit():
             finding = audited.finding
             end = "refused" if finding.obstacles else "broke" if finding.error else str(finding.outcome)
@@ -125,11 +128,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--attacks", nargs="+", default=["spear", "spearpp", "prism"])
     options = parser.parse_args()
     ends: dict[str, Counter[str]] = {}
     wrong: list[str] = []
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        for counted, odd in pool.map(run, range(options.seeds)):
+        for counted, odd in pool.map(run, product(range(options.seeds), options.attacks)):
             wrong += odd
             for title, row in counted.items():
                 ends.setdefault(title, Counter()).update(row)
@@ -138,7 +142,8 @@ def main() -> None:
     lines = [f"| {title} | " + " | ".join(str(row[name]) for name in columns) + " |" for title, row in ends.items()]
     text = (
         f"# Soundness: {total} audits, {sum(row['wrong'] for row in ends.values())} wrong certificates\n\n"
-        f"Command: `python benchmarks/soundness.py --seeds {options.seeds} --workers {options.workers}`. "
+        f"Command: `python benchmarks/soundness.py --seeds {options.seeds} --workers {options.workers} "
+        f"--attacks {' '.join(options.attacks)}`. "
         f"Seeds 0 to {options.seeds - 1}; digits, photos, CIFAR-10 normalised and in [0, 1], Adult. Budget 2 s a batch "
         f"on 1 thread, so that many end half-way on purpose. Machine: {platform.machine()}, {os.cpu_count()} cores, "
         f"torch {torch.__version__}, CPU. In the case with duplicates exact "

@@ -5,12 +5,11 @@ from torch import Tensor
 
 from seepage.linalg.nullspace import (
     merge_directions,
-    pinned_twice,
-    refine_directions,
-    robust_null_directions,
+    pinned,
     sampled_null_directions,
     zero_mask,
 )
+from seepage.linalg.rounding import refine_directions, robust_null_directions
 
 
 def planted(width: int, batch_size: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,14 +56,14 @@ def test_merging_keeps_parallel_directions_that_are_no_copies() -> None:
     assert merge_directions(stacked, -one[None], coherence=1 - 1e-9).tolist() == [False, False, True]
 
 
-def test_true_directions_are_pinned_twice_and_their_combinations_are_not() -> None:
+def test_true_directions_are_pinned_and_their_combinations_are_not() -> None:
     L, true, off = planted(200, 8)
-    assert bool(pinned_twice(L, off, rank_tol=1e-6).all())
+    assert bool(pinned(L, off, rank_tol=1e-6).all())
     pairs = torch.stack([true[i] - c * true[j] for i, j, c in ((0, 1, 1.0), (2, 5, -0.3), (4, 6, 7.0))])
-    assert not bool(pinned_twice(L, zero_mask(L, pairs, zero_tol=1e-10), rank_tol=1e-6).any())
+    assert not bool(pinned(L, zero_mask(L, pairs, zero_tol=1e-10), rank_tol=1e-6).any())
 
 
-def test_a_combination_with_an_accidental_zero_is_not_pinned_twice() -> None:
+def test_a_combination_with_an_accidental_zero_is_not_pinned() -> None:
     L, true, off = planted(400, 8)
     generator = torch.Generator().manual_seed(4)
     both_on = (~off[0] & ~off[1]).nonzero().flatten()
@@ -73,10 +72,10 @@ def test_a_combination_with_an_accidental_zero_is_not_pinned_twice() -> None:
         accident = (true[0] - ratio * true[1])[None]
         zeros = zero_mask(L, accident / accident.norm(), zero_tol=1e-10)
         assert bool(zeros[0, row])
-        assert not bool(pinned_twice(L, zeros, rank_tol=1e-6).any())
+        assert not bool(pinned(L, zeros, rank_tol=1e-6).any())
 
 
 def test_two_examples_that_switch_on_the_same_units_are_not_pinned() -> None:
     L, _, off = planted(200, 8)
     shared = off[:1] & off[1:2]
-    assert not bool(pinned_twice(L, shared, rank_tol=1e-6).any())
+    assert not bool(pinned(L, shared, rank_tol=1e-6).any())

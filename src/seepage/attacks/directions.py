@@ -8,20 +8,18 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.mixture import Mixture
-from seepage.linalg.nullspace import (
-    merge_directions,
-    pinned_twice,
-    refine_directions,
-    robust_null_directions,
-    zero_mask,
-)
+from seepage.linalg.nullspace import merge_directions, pinned, zero_mask
+from seepage.linalg.rounding import refine_directions, robust_null_directions
 
-__all__ = ["Found", "Proposals", "Proposer", "accept", "complete"]
+__all__ = ["Found", "Proposals", "Proposer", "accept", "complete", "guess_rest", "round_inputs"]
 
+_EXACT_SHARE = 0.98  # of loose zeros that are zeros already, above which a proposal is as good as refined
 _LOOSE_TOL = 1e-3  # zeros of a proposal before it is refined
 # Columns of similar examples are nearly parallel: only copies may be merged. Cosines of copies:
 _SAME_PROPOSAL = 1 - 1e-6
 _SAME_DIRECTION = 1 - 1e-9
+_MOST_REFUSED = 4096  # remembered; each candidate is compared with all of them
+_SURE = 0.6  # pre-activation, as a share of its root mean square, below which a guess is trusted to be off
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,17 +29,14 @@ class Found:
     Args:
         directions: ``[f, b]`` unit directions.
         zeros: ``[f]`` zeros of each.
-        refused: ``[r, b]`` sparse directions that were not pinned twice, so that none is tried again.
+        refused: ``[r, b]`` the latest sparse directions that were not pinned, so that none is tried again.
+        rejected: how many were not pinned: combinations of examples, mostly.
     """
 
     directions: Tensor
     zeros: Tensor
     refused: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
-
-    @property
-    def rejected(self) -> int:
-        """How many directions were sparse but not pinned twice: combinations of examples, mostly."""
-        return len(self.refused)
+    rejected: int = 0
 
     def __len__(self) -> int:
         return len(self.directions)
@@ -49,10 +44,17 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposals:
-    """Some candidate directions ``[k, b]``, and how many samples or starts they cost."""
+    """Some candidate directions.
+
+    Args:
+        directions: ``[k, b]``.
+        cost: how many samples, starts or guesses they took: what a budget counts.
+        work: multiplications they took, roughly: what a portfolio compares.
+    """
 
     directions: Tensor
     cost: int
+    work: float = 1.0
 
 
 class Proposer(Protocol):
@@ -63,41 +65,62 @@ class Proposer(Protocol):
 
 def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     """Refine, filter and merge candidates into ``found``; whether any was new."""
-    if len(candidates) == 0:
-        return False
     tol = mixture.zero_tol
     directions = candidates.double()
     directions = directions[merge_directions(directions, found.directions, coherence=_SAME_PROPOSAL)]
-    # Robustly first: among the rows below a loose tolerance a few are small without being zero.
     loose = zero_mask(mixture.L, directions, zero_tol=max(tol, _LOOSE_TOL))
-    directions = robust_null_directions(mixture.L, loose, rounds=5)
-    directions = refine_directions(mixture.L, directions, zero_tol=tol)
+    keep = loose.sum(dim=1) >= mixture.least_zeros
+    if not bool(keep.any()):
+        return False
+    directions, loose = directions[keep], loose[keep]
+    # Robustly first: among the rows below a loose tolerance a few are small without being zero.
+    rough = zero_mask(mixture.L, directions, zero_tol=tol).sum(dim=1) < _EXACT_SHARE * loose.sum(dim=1)
+    directions[rough] = robust_null_directions(mixture.L, loose[rough], rounds=3, starts=directions[rough])
+    directions = refine_directions(mixture.L, directions, zero_tol=tol, rounds=2 if bool(rough.any()) else 1)
     zeros = zero_mask(mixture.L, directions, zero_tol=tol)
     keep = zeros.sum(dim=1) >= mixture.least_zeros
     directions, zeros = directions[keep], zeros[keep]
     known = torch.cat([found.directions, found.refused.reshape(-1, directions.shape[1]).to(directions)])
     keep = merge_directions(directions, known, coherence=_SAME_DIRECTION)
     directions, zeros = directions[keep], zeros[keep]
-    keep = pinned_twice(mixture.L, zeros, rank_tol=mixture.rank_tol)
-    found.refused = torch.cat([found.refused.reshape(-1, directions.shape[1]).to(directions), directions[~keep]])
+    keep = pinned(mixture.L, zeros, rank_tol=mixture.rank_tol)
+    refused = torch.cat([found.refused.reshape(-1, directions.shape[1]).to(directions), directions[~keep]])
+    found.refused = refused[-_MOST_REFUSED:]
+    found.rejected += int((~keep).sum())
     found.directions = torch.cat([found.directions, directions[keep]])
     found.zeros = torch.cat([found.zeros, zeros[keep].sum(dim=1).cpu()])
     return bool(keep.any())
 
 
-def complete(mixture: Mixture, found: Found, generator: torch.Generator, *, starts: int = 128) -> None:
-    """Guess the last few examples in the complement of the found ones, and round through the ReLUs.
+def round_inputs(mixture: Mixture, guesses: Tensor, *, rounds: int = 10) -> Tensor:
+    """Directions of rough inputs: what the units that each guess switches off annihilate (PRISM, step 2).
 
-    ``Q^T P = I`` for ``X^T = right^T P``: an example that is still missing has ``p`` orthogonal to every direction
-    found, so only ``b - f`` dimensions are left to guess in (PRISM, steps 2 and 3).
+    Units that are clearly off count fully, those near the threshold little.
+
+    Args:
+        mixture: of the attacked layer.
+        guesses: ``[k, b]``, the ``p`` of ``x = right^T p``, in the scale of real inputs (the bias counts).
+        rounds: reweightings.
+
+    Returns:
+        ``[k, b]`` unit directions; those of guesses too far off are arbitrary.
     """
-    b = mixture.batch_size
-    while b - len(found) > 0:
-        basis = torch.linalg.svd(found.directions, full_matrices=True).Vh[len(found) :]  # [b - f, b]
-        draws = torch.randn(starts, len(basis), generator=generator, dtype=torch.float64, device=generator.device)
-        guesses = draws.to(basis.device) @ basis
-        unit_input = mixture.layer.weight.shape[1] ** 0.5 / guesses.norm(dim=1, keepdim=True)
-        bias = mixture.layer.bias[mixture.awake].double()
-        off = (guesses * unit_input) @ mixture.height.T + bias <= 0
-        if not accept(mixture, found, robust_null_directions(mixture.L, off)):
+    height = guesses @ mixture.height.T + mixture.layer.bias[mixture.awake].double()  # [k, m']
+    size = height.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-300)
+    return robust_null_directions(mixture.L, (-height / (_SURE * size)).clamp(0.0, 1.0), rounds=rounds)
+
+
+def complete(mixture: Mixture, found: Found, generator: torch.Generator, *, starts: int = 128) -> None:
+    """Guess the last few examples until none is new."""
+    while len(found) < mixture.batch_size:
+        if not accept(mixture, found, guess_rest(mixture, found, generator, starts=starts)):
             return
+
+
+def guess_rest(mixture: Mixture, found: Found, generator: torch.Generator, *, starts: int) -> Tensor:
+    """Directions of random inputs in the complement of the found ones, rounded through the ReLUs, ``[starts, b]``."""
+    basis = mixture.missing(found.directions)
+    draws = torch.randn(starts, len(basis), generator=generator, dtype=torch.float64, device=generator.device)
+    guesses = draws.to(basis.device) @ basis
+    unit_input = mixture.layer.weight.shape[1] ** 0.5 / guesses.norm(dim=1, keepdim=True)
+    return round_inputs(mixture, guesses * unit_input)

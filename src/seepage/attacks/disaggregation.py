@@ -4,22 +4,21 @@ The notation is that of :mod:`seepage.attacks.mixture`.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from seepage.attacks.certificate import Replay, agree, replay, undisturbed
+from seepage.attacks.certificate import Replay
+from seepage.attacks.closing import Solution, choose
 from seepage.attacks.directions import Found, Proposer, accept, complete
-from seepage.attacks.mixture import Mixture
-from seepage.linalg.nullspace import pinned_twice, zero_mask
+from seepage.attacks.mixture import Mixture, mix
+from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.types import INTERRUPTED, Observation, Outcome, Progress, Reconstruction
 
-__all__ = ["Budget", "disaggregate"]
+__all__ = ["Budget", "disaggregate", "invert_layer"]
 
 _UPDATE_TOLERANCE = 1e-3  # relative; batches from float32 updates reproduce them to about 1e-6
-_PATIENCE = 4_000_000  # samples spent on better directions once there are enough of them
-_REPLAY_TOLERANCE = 1e-4  # relative; inputs that are off by this much are still pixel-identical
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +35,52 @@ class Budget:
                 raise ValueError(f"`{word}` should be positive; found {value}.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Solution:
-    """A full set of directions, closed: inputs, errors, and the evidence for each example."""
+def invert_layer(
+    observation: Observation,
+    propose: Proposer,
+    *,
+    layer: str | None,
+    least_share: Callable[[int], float],
+    budget: Budget,
+    generator: torch.Generator,
+    progress: Progress,
+    patience: int,
+) -> Reconstruction:
+    """Factor the gradient of a ReLU layer and disaggregate it; FAILED with the reason where it cannot be factored.
 
-    inputs: Tensor  # [b, n]
-    score: Tensor  # [b]
-    certified: Tensor  # [b]
-    replayed: Replay | str
+    Args:
+        observation: has a layer that fits (:func:`seepage.attacks.relulayer.find_relu_layer`).
+        propose: the method.
+        layer: path of the layer; the first that fits if ``None``.
+        least_share: zeros that a direction needs, as a share of the layer's units, from how many they are.
+        budget: when to stop without a certificate.
+        generator: all chance of the attack.
+        progress: told about directions found.
+        patience: samples to spend on better directions once there are enough of them.
+
+    Raises:
+        ValueError: no layer fits; obstacles should have been asked for before.
+    """
+    target = find_relu_layer(observation, layer)
+    if not isinstance(target, ReLULayer):
+        raise ValueError(f"`observation` should have no obstacles; found {'; '.join(map(str, target))}")
+    mixture = mix(target, least_share=least_share(len(target.bias)), generator=generator)
+    if mixture is None:
+        reason = (
+            f"The gradient of layer {target.name} has no rank below its size {list(target.weight.shape)}: "
+            "the batch is as large as the layer, or the update was noised, sparsified or quantised."
+        )
+        return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats={"layer": target.name})
+    if mixture.least_zeros > len(mixture.L):
+        reason = (
+            f"A batch of {mixture.batch_size} needs {mixture.least_zeros} zeros of each example to be sure of it, and "
+            f"layer {target.name} has {len(mixture.L)} units awake: a wider layer would be needed."
+        )
+        stats: dict[str, float | int | str | bool] = {"layer": target.name, "batch_size": mixture.batch_size}
+        return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
+    return disaggregate(
+        mixture, observation, propose, budget=budget, generator=generator, progress=progress, patience=patience
+    )
 
 
 def disaggregate(
@@ -54,6 +91,7 @@ def disaggregate(
     budget: Budget,
     generator: torch.Generator,
     progress: Progress,
+    patience: int,
 ) -> Reconstruction:
     """Ask ``propose`` for directions until the batch is certified or the budget ends; return what there is."""
     b = mixture.batch_size
@@ -67,95 +105,27 @@ def disaggregate(
             complete(mixture, found, generator)
         if grown and len(found) >= b:
             enough_at = enough_at or cost
-            solution = _choose(mixture, observation, found, generator)
+            solution = choose(mixture, observation, found, generator)
             if solution is not None and bool(solution.certified.all()):
                 stopped = "the certificate holds"
                 break
         if not progress(min(len(found), b), b, f"directions found after {cost:,} samples"):
             stopped = INTERRUPTED
             break
-        if enough_at is not None and cost > max(8 * enough_at, _PATIENCE):
+        if enough_at is not None and cost > max(8 * enough_at, patience):
             stopped = "no set of directions found could be certified"
             break
         if (budget.samples is not None and cost >= budget.samples) or (
             budget.seconds is not None and time.monotonic() - started >= budget.seconds
         ):
             break
+    else:
+        stopped = "there was nothing more to propose"
     if solution is None and len(found):
-        solution = _choose(mixture, observation, found, generator)
+        solution = choose(mixture, observation, found, generator)
     return _conclude(
         mixture=mixture, observation=observation, found=found, solution=solution, cost=cost, stopped=stopped
     )
-
-
-def _choose(mixture: Mixture, observation: Observation, found: Found, generator: torch.Generator) -> _Solution | None:
-    """Greedy sparsest independent directions, then swaps that raise the worst score (SPEAR, section 4.3)."""
-    chosen, spare = _greedy(mixture, found)
-    solution = _close(mixture, observation, chosen, generator)
-    if solution is None or bool(solution.certified.all()) or len(spare) == 0:
-        return solution
-    for position in solution.score.argsort().tolist():
-        for candidate in spare:
-            trial = chosen.clone()
-            trial[position] = candidate
-            if float(torch.linalg.svdvals(trial)[-1]) < 1e-8:
-                continue
-            rival = _close(mixture, observation, trial, generator)
-            if rival is not None and float(rival.score.sum()) > float(solution.score.sum()):
-                chosen, solution = trial, rival
-        if bool(solution.certified.all()):
-            break
-    return solution
-
-
-def _greedy(mixture: Mixture, found: Found) -> tuple[Tensor, Tensor]:
-    """Independent directions, most zeros first, filled up from the complement; and those left over."""
-    b = mixture.batch_size
-    basis: list[Tensor] = []
-    chosen: list[Tensor] = []
-    spare: list[Tensor] = []
-    for index in found.zeros.argsort(descending=True, stable=True).tolist():
-        direction = found.directions[index]
-        rest = direction.clone()
-        for _ in range(2):
-            for unit in basis:
-                rest = rest - (unit @ rest) * unit
-        if len(chosen) < b and float(rest.norm()) > 1e-7:
-            basis.append(rest / rest.norm())
-            chosen.append(direction)
-        else:
-            spare.append(direction)
-    stacked = torch.stack(chosen)
-    if len(chosen) < b:
-        stacked = torch.cat([stacked, torch.linalg.svd(stacked, full_matrices=True).Vh[len(chosen) :]])
-    return stacked, torch.stack(spare) if spare else stacked[:0]
-
-
-def _close(
-    mixture: Mixture, observation: Observation, directions: Tensor, generator: torch.Generator
-) -> _Solution | None:
-    """Scales from ``gb = L Q s``, inputs from ``X = Q^-1 R``, and the evidence for each example."""
-    factors, layer = mixture.factors, mixture.layer
-    columns = factors.left @ directions.T  # [m, b]
-    scales = torch.linalg.lstsq(columns, layer.bias_gradient.double()[:, None]).solution.flatten()
-    if not bool((scales.abs() > 1e-12 * scales.abs().max()).all()):
-        return None
-    right = factors.singular[:, None] * factors.right
-    inputs = torch.linalg.solve(directions.T * scales, right)
-    errors = (columns * scales).T  # [b, m]
-    if not bool(inputs.isfinite().all()):
-        return None
-    agreement = agree(errors, mixture.preactivations(inputs), zero_tol=mixture.zero_tol)
-    certified = agreement.holds.clone()
-    zeros = zero_mask(mixture.L, directions, zero_tol=mixture.zero_tol)
-    certified[agreement.holds] = pinned_twice(mixture.L, zeros[certified], rank_tol=mixture.rank_tol)
-    certified &= undisturbed(zeros, doubtful=~certified)
-    replayed: Replay | str = "no example agrees with the units it switches off"
-    if bool(certified.any()):
-        replayed = replay(observation, layer, inputs, errors, generator=generator)
-    if isinstance(replayed, Replay):
-        certified = certified & (replayed.residual <= _REPLAY_TOLERANCE)
-    return _Solution(inputs=inputs, score=agreement.score, certified=certified, replayed=replayed)
 
 
 def _conclude(
@@ -163,7 +133,7 @@ def _conclude(
     mixture: Mixture,
     observation: Observation,
     found: Found,
-    solution: _Solution | None,
+    solution: Solution | None,
     cost: int,
     stopped: str,
 ) -> Reconstruction:

@@ -4,6 +4,7 @@ Notation as in SPEAR: ``gW = dZ^T X = L R`` with ``dZ [b, m]``, ``X [b, n]``, ``
 ``Q [b, b]`` has ``dZ^T = L Q`` and ``X = Q^-1 R``. A *direction* is a column of ``Q`` up to its length.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from seepage.attacks.relulayer import ReLULayer
 from seepage.linalg.lowrank import LowRank, low_rank_factors
+from seepage.linalg.nullspace import MOST_LEVERAGE
 
 __all__ = ["Mixture", "mix"]
 
@@ -26,6 +28,7 @@ class Mixture:
         factors: of ``gW``, at rank ``b``.
         L: ``[m', b]`` left factor with unit rows; units that no example woke are left out.
         awake: ``[m]`` bool, which units those are.
+        white: ``[m', b]`` float32 left factor of unit covariance, for searches.
         height: ``[m', b]`` pre-activation without bias of ``x = right^T p`` is ``height @ p``.
         zero_tol: an entry of ``L q`` counts as zero up to this share of the root mean square of ``L q``.
         least_zeros: a direction needs at least this many.
@@ -35,19 +38,31 @@ class Mixture:
     factors: LowRank
     L: Tensor
     awake: Tensor
+    white: Tensor
     height: Tensor
     zero_tol: float
     least_zeros: int
 
     @property
     def rank_tol(self) -> float:
-        """Singular values of zero rows below this share of the largest count as none (:func:`pinned_twice`)."""
+        """Singular values of zero rows below this share of the largest count as none (:func:`pinned`)."""
         return max(10 * self.zero_tol, 1e-5)
 
     def preactivations(self, inputs: Tensor) -> Tensor:
         """``Z [k, m]`` of ``inputs [k, n]``, float64, without a float64 copy of ``W``."""
         parts = [inputs @ part.double().T for part in torch.split(self.layer.weight, _ROWS_AT_ONCE)]
         return torch.cat(parts, dim=1) + self.layer.bias.double()
+
+    def missing(self, directions: Tensor) -> Tensor:
+        """Orthonormal basis ``[b - f, b]`` of the ``p`` of all examples but those of ``directions [f, b]``.
+
+        ``Q^-1`` has one row an example, ``x = right^T p`` with ``p`` that row times the singular values, and
+        ``Q^-1 Q = I``: every other example's ``p / singular`` is orthogonal to a true direction (PRISM, step 3).
+        """
+        if len(directions) >= self.batch_size:  # enough, but not certified: everything is open again
+            return torch.eye(self.batch_size, dtype=directions.dtype, device=directions.device)
+        rows: Tensor = torch.linalg.svd(directions / self.factors.singular, full_matrices=True).Vh
+        return rows[len(directions) :]
 
     @property
     def batch_size(self) -> int:
@@ -77,9 +92,10 @@ def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> 
         factors=factors,
         L=factors.left[awake] / length[awake, None],
         awake=awake,
+        white=(factors.left[awake] * int(awake.sum()) ** 0.5).float(),
         height=height[awake],
         zero_tol=zero_tol,
-        least_zeros=max(share, 2 * (factors.rank - 1)),
+        least_zeros=max(share, math.ceil((factors.rank - 1) / MOST_LEVERAGE)),
     )
 
 

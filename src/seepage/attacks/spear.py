@@ -6,19 +6,22 @@ from dataclasses import dataclass, field
 
 import torch
 from scipy.stats import binom
+from torch import Tensor
 
 from seepage.attacks.directions import Found, Proposals
-from seepage.attacks.disaggregation import Budget, disaggregate
-from seepage.attacks.mixture import Mixture, mix
+from seepage.attacks.disaggregation import Budget, invert_layer
+from seepage.attacks.mixture import Mixture
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.linalg.nullspace import sampled_null_directions, zero_mask
-from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
 
-__all__ = ["SPEAR", "expected_samples", "failure_probability", "zero_share_threshold"]
+__all__ = ["DRAWS_A_START", "SPEAR", "NullSampling", "expected_samples", "failure_probability", "zero_share_threshold"]
 
+DRAWS_A_START = 64
 _PROBES = 64  # units that a candidate is tried on before all others
 _LOOSE_TOL = 1e-3  # zeros of a float32 proposal
 _FIRST_DRAW = 256
+_PATIENCE = 4_000_000  # samples spent on better directions once there are enough of them
 _MOST_PROPOSED = 512  # of one chunk: more are copies of each other
 
 
@@ -66,47 +69,51 @@ class SPEAR:
         self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
     ) -> Reconstruction:
         """EXACT if every example carries a certificate; APPROXIMATE with what was found; FAILED with the reason."""
-        layer = find_relu_layer(observation, self.layer)
-        if not isinstance(layer, ReLULayer):
-            raise ValueError(f"`observation` should have no obstacles; found {'; '.join(map(str, layer))}")
-        width = len(layer.bias)
-        tau = zero_share_threshold(width, self.false_rejection)
-        mixture = mix(layer, least_share=tau, generator=generator)
-        if mixture is None:
-            return Reconstruction(
-                outcome=Outcome.FAILED,
-                reason=(
-                    f"The gradient of layer {layer.name} has no rank below its size {list(layer.weight.shape)}: "
-                    "the batch is as large as the layer, or the update was noised, sparsified or quantised."
-                ),
-                stats={"layer": layer.name},
-            )
-        if mixture.least_zeros > len(mixture.L):
-            return Reconstruction(
-                outcome=Outcome.FAILED,
-                reason=(
-                    f"A batch of {mixture.batch_size} needs {mixture.least_zeros} zeros of each example to be sure of "
-                    f"it, and layer {layer.name} has {len(mixture.L)} units awake: a wider layer would be needed."
-                ),
-                stats={"layer": layer.name, "batch_size": mixture.batch_size},
-            )
-        return disaggregate(
-            mixture, observation, self._propose, budget=self.budget, generator=generator, progress=progress
+        return invert_layer(
+            observation,
+            self.propose,
+            layer=self.layer,
+            least_share=lambda width: zero_share_threshold(width, self.false_rejection),
+            budget=self.budget,
+            generator=generator,
+            progress=progress,
+            patience=_PATIENCE,
         )
 
-    def _propose(self, mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:  # noqa: ARG002
-        L = mixture.L.float()
-        share = mixture.least_zeros / len(L)
+    def propose(self, mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:  # noqa: ARG002
+        """Sparse null directions, a chunk at a time."""
         count = min(_FIRST_DRAW, self.chunk)  # small batches are through after a few draws
         while True:
-            directions = sampled_null_directions(L, count=count, generator=generator)
-            probes = torch.randperm(len(L), generator=generator, device=generator.device)[:_PROBES].to(L.device)
-            hits = zero_mask(L[probes], directions, zero_tol=_LOOSE_TOL).double().mean(dim=1)
-            promising = directions[hits >= share / 2]
-            zeros = zero_mask(L, promising, zero_tol=_LOOSE_TOL).sum(dim=1)
-            sparse = promising[zeros >= mixture.least_zeros]
-            yield Proposals(directions=sparse[:_MOST_PROPOSED], cost=count)
+            yield Proposals(directions=_sparse_null_directions(mixture, generator, count=count), cost=count)
             count = min(2 * count, self.chunk)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NullSampling:
+    """SPEAR's draws as one arm of a portfolio: sure of finding what is small enough, however alike the examples are.
+
+    Args:
+        draws: in one turn.
+    """
+
+    draws: int = 4096
+
+    def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator, *, effort: int) -> Proposals:  # noqa: ARG002
+        """One turn; ``effort`` times as many draws. A budget counts :data:`DRAWS_A_START` of them as one start."""
+        count, b = effort * self.draws, mixture.batch_size
+        directions = _sparse_null_directions(mixture, generator, count=count)
+        return Proposals(directions=directions, cost=count // DRAWS_A_START, work=count * b * (b**2 / 3 + _PROBES))
+
+
+def _sparse_null_directions(mixture: Mixture, generator: torch.Generator, *, count: int) -> Tensor:
+    """Those of ``count`` sampled null directions that vanish on enough units, float32."""
+    L = mixture.L.float()
+    directions = sampled_null_directions(L, count=count, generator=generator)
+    probes = torch.randperm(len(L), generator=generator, device=generator.device)[:_PROBES].to(L.device)
+    hits = zero_mask(L[probes], directions, zero_tol=_LOOSE_TOL).double().mean(dim=1)
+    promising = directions[hits >= mixture.least_zeros / len(L) / 2]
+    zeros = zero_mask(L, promising, zero_tol=_LOOSE_TOL).sum(dim=1)
+    return promising[zeros >= mixture.least_zeros][:_MOST_PROPOSED]
 
 
 def zero_share_threshold(width: int, false_rejection: float) -> float:

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from seepage.attacks.auto import Auto
 from seepage.attacks.disaggregation import Budget
+from seepage.attacks.prism import PRISM
 from seepage.attacks.spear import SPEAR
+from seepage.attacks.spearpp import SPEARPlusPlus
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
 from seepage.types import Attack, UpdateRule
@@ -30,11 +33,29 @@ class CatalogueEntry:
 
 
 ATTACKS: Mapping[str, CatalogueEntry] = {
+    "auto": CatalogueEntry(
+        build=lambda budget, layer: Auto(budget=budget, layer=layer),
+        paper="SPEAR, SPEAR++ or PRISM, whichever fits",
+        recovers="whole batches, exactly, with labels and a certificate",
+        needs="a linear layer with bias into a ReLU",
+    ),
     "spear": CatalogueEntry(
         build=lambda budget, layer: SPEAR(budget=budget, layer=layer),
         paper="Dimitrov et al., NeurIPS 2024",
         recovers="whole batches, exactly, with labels and a certificate",
         needs="a linear layer with bias into a ReLU; b up to about 20",
+    ),
+    "spearpp": CatalogueEntry(
+        build=lambda budget, layer: SPEARPlusPlus(budget=budget, layer=layer),
+        paper="SPEAR++, 2025",
+        recovers="whole batches, exactly, with labels and a certificate",
+        needs="a linear layer with bias into a ReLU, 8 units or more an example",
+    ),
+    "prism": CatalogueEntry(
+        build=lambda budget, layer: PRISM(budget=budget, layer=layer),
+        paper="this project",
+        recovers="whole batches, exactly, with labels and a certificate",
+        needs="a linear layer with bias into a ReLU, 5 units or more an example; images or signals",
     ),
 }
 

@@ -1,20 +1,21 @@
-"""Directions that many rows of a matrix annihilate: sampled, rounded to machine precision, and proved unique.
+"""Directions that many rows of a matrix annihilate: sampled, told apart, and proved unique.
 
 Notation: ``L [m, b]`` has one row a unit and unit-length rows; a direction ``q [b]`` is one row of ``[k, b]``.
 """
 
 import torch
-from scipy.linalg import qr
 from torch import Tensor
 
 __all__ = [
+    "MOST_LEVERAGE",
     "merge_directions",
-    "pinned_twice",
-    "refine_directions",
-    "robust_null_directions",
+    "pinned",
     "sampled_null_directions",
     "zero_mask",
 ]
+
+MOST_LEVERAGE = 0.9  # of one zero row on the direction it helps to pin (:func:`pinned`)
+_ENTRIES_AT_ONCE = 1 << 24  # of weighted copies of L: 128 MiB
 
 
 def sampled_null_directions(L: Tensor, *, count: int, generator: torch.Generator) -> Tensor:
@@ -55,44 +56,6 @@ def zero_mask(L: Tensor, directions: Tensor, *, zero_tol: float) -> Tensor:
     return values.abs() <= zero_tol * values.square().mean(dim=1, keepdim=True).sqrt()
 
 
-def robust_null_directions(L: Tensor, rows: Tensor, *, rounds: int = 10) -> Tensor:
-    """The direction that most of the given rows annihilate, though some of them do not (PRISM, step 2).
-
-    Iteratively reweighted least squares: weights ``1 / (y^2 + median^2)`` with ``y = L q`` on the given rows, then the
-    eigenvector of the smallest eigenvalue of the weighted Gram matrix.
-
-    Args:
-        L: ``[m, b]`` float64.
-        rows: ``[k, m]`` bool, the rows believed to vanish for each of ``k`` candidates.
-        rounds: reweightings.
-
-    Returns:
-        ``[k, b]`` unit directions.
-    """
-    weights = rows.to(L.dtype)
-    directions = _least_directions(L, weights)
-    for _ in range(rounds):
-        values = (directions @ L.T).abs().masked_fill(~rows, float("nan"))
-        scale = values.nanmedian(dim=1, keepdim=True).values.nan_to_num(1.0).clamp_min(1e-12)
-        weights = torch.where(rows, scale.square() / (values.nan_to_num(0.0).square() + scale.square()), 0.0)
-        directions = _least_directions(L, weights)
-    return directions
-
-
-def refine_directions(L: Tensor, directions: Tensor, *, zero_tol: float, rounds: int = 2) -> Tensor:
-    """Each direction solved again from all rows where it vanishes, in float64.
-
-    Args:
-        L: ``[m, b]`` float64.
-        directions: ``[k, b]``, right to about ``zero_tol``.
-        zero_tol: see :func:`zero_mask`.
-        rounds: how often to repeat with the rows that came out zero.
-    """
-    for _ in range(rounds):
-        directions = _least_directions(L, zero_mask(L, directions, zero_tol=zero_tol).to(L.dtype))
-    return directions
-
-
 def merge_directions(directions: Tensor, known: Tensor, *, coherence: float) -> Tensor:
     """Which of ``directions [k, b]`` are new: not ``+-`` a direction in ``known [f, b]`` nor an earlier one.
 
@@ -109,46 +72,34 @@ def merge_directions(directions: Tensor, known: Tensor, *, coherence: float) -> 
     return fresh
 
 
-def pinned_twice(L: Tensor, zeros: Tensor, *, rank_tol: float) -> Tensor:
-    """Whether two disjoint sets of a direction's zero rows each leave it as the only direction they annihilate.
+def pinned(L: Tensor, zeros: Tensor, *, rank_tol: float, most_leverage: float = MOST_LEVERAGE) -> Tensor:
+    """Whether a direction's zero rows determine it with rows to spare, so that it is no combination of true columns.
 
     A combination of ``t >= 2`` true columns vanishes where all of them do, and by accident on at most ``t - 1`` further
-    rows of a generic batch. On the common rows ``t`` directions are annihilated, so each set would need ``t - 1``
-    accidents of its own: twice as many as there are. A direction that is pinned twice is therefore a true column.
-
-    The first set is a basis chosen by QR with column pivoting, which takes no more of the rows that tell two examples
-    apart than it needs; the second set is all other zero rows.
+    rows of a generic batch. On the common rows all ``t`` columns vanish, so a space of ``t - 1`` dimensions is seen by
+    the accidents alone: their leverages add up to at least ``t - 1``. If no zero row has a leverage above ``c``, there
+    are at least ``(t - 1) / c`` accidents, which for ``c < 1`` is more than there can be.
 
     Args:
         L: ``[m, b]`` float64, unit rows.
         zeros: ``[k, m]`` bool.
-        rank_tol: a set leaves one direction if its second-smallest singular value (for the basis: pivot) exceeds this
-            share of the largest.
+        rank_tol: the zero rows leave one direction if their second-smallest singular value exceeds this share of the
+            largest.
+        most_leverage: ``c``; the smaller, the more accidents it would take.
 
     Returns:
         ``[k]`` bool.
     """
     b = L.shape[1]
-    pinned = torch.full((len(zeros),), b == 1, device=L.device)  # a single direction has no rival
-    for index, mask in enumerate(zeros):
-        rows = L[mask]
-        if b == 1 or len(rows) < 2 * (b - 1):
-            continue
-        triangle, order = qr(rows.T.cpu().numpy(), mode="r", pivoting=True)
-        pivots = abs(triangle.diagonal())
-        if pivots[b - 2] <= rank_tol * pivots[0]:
-            continue
-        others = rows[torch.from_numpy(order[b - 1 :]).to(rows.device)]
-        squares = torch.linalg.eigvalsh(others.T @ others)  # ascending
-        pinned[index] = bool(squares[1] > (rank_tol**2) * squares[-1])
-    return pinned
-
-
-def _least_directions(L: Tensor, weights: Tensor) -> Tensor:
-    """Unit ``q`` that minimises ``sum_j w_j (L q)_j^2`` for each row of ``weights [k, m]``."""
-    found = []
-    step = max(1, (1 << 24) // (L.shape[0] * L.shape[1]))
-    for part in torch.split(weights, step):
+    if b == 1:  # a single direction has no rival
+        return torch.ones(len(zeros), dtype=torch.bool, device=L.device)
+    answers = [torch.zeros(0, dtype=torch.bool, device=L.device)]
+    for part in torch.split(zeros, max(1, _ENTRIES_AT_ONCE // L.numel())):
         gram = (L.T * part[:, None, :]) @ L  # [step, b, b]
-        found.append(torch.linalg.eigh(gram).eigenvectors[:, :, 0])
-    return torch.cat(found) if found else L.new_zeros(0, L.shape[1])
+        squares, vectors = torch.linalg.eigh(gram)  # ascending
+        determined = squares[:, 1] > rank_tol**2 * squares[:, -1]
+        scaled = vectors[:, :, 1:] * squares[:, None, 1:].clamp_min(1e-300).rsqrt()
+        leverage = (L @ scaled).square().sum(dim=2)  # [step, m]
+        most = leverage.masked_fill(~part, 0.0).max(dim=1).values
+        answers.append(determined & (most <= most_leverage))
+    return torch.cat(answers)

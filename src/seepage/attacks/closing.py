@@ -1,0 +1,127 @@
+"""From directions to inputs: which ``b`` of them, at what scale, and with what evidence for each example.
+
+The notation is that of :mod:`seepage.attacks.mixture`.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from seepage.attacks.certificate import Replay, agree, replay, undisturbed
+from seepage.attacks.directions import Found
+from seepage.attacks.mixture import Mixture
+from seepage.linalg.nullspace import zero_mask
+from seepage.types import Observation
+
+__all__ = ["Solution", "choose"]
+
+_REPLAY_TOLERANCE = 1e-4  # relative; inputs that are off by this much are still pixel-identical
+_MOST_SWAPS = 256  # each costs a pass of all inputs through the layer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """A full set of directions, closed.
+
+    Args:
+        inputs: ``[b, n]`` float64.
+        errors: ``[b, m]`` float64, the disaggregated ``dZ``.
+        score: ``[b]`` share of units where zeros and switched-off units agree.
+        certified: ``[b]`` bool.
+        replayed: fact 4, or why it was not asked.
+    """
+
+    inputs: Tensor
+    errors: Tensor
+    score: Tensor
+    certified: Tensor
+    replayed: Replay | str
+
+
+def choose(mixture: Mixture, observation: Observation, found: Found, generator: torch.Generator) -> Solution | None:
+    """Greedy sparsest independent directions, then swaps that raise the worst score (SPEAR, section 4.3).
+
+    Returns:
+        ``None`` if the directions cannot explain the bias gradient.
+    """
+    chosen, known, spare = _greedy(mixture, found)
+    solution = _close(mixture, chosen, known)
+    if solution is None:
+        return None
+    if not bool(solution.certified.all()) and len(spare):
+        solution = _swap(mixture, chosen, known, spare, solution)
+    return _ask_replay(observation, mixture, solution, generator)
+
+
+def _swap(mixture: Mixture, chosen: Tensor, known: Tensor, spare: Tensor, solution: Solution) -> Solution:
+    """Directions of examples in doubt exchanged for those left over, as long as that explains more units."""
+    tried = 0
+    for position in solution.score.argsort().tolist():
+        for candidate in spare:
+            if tried == _MOST_SWAPS or bool(solution.certified.all()):
+                return solution
+            trial, trial_known = chosen.clone(), known.clone()
+            trial[position], trial_known[position] = candidate, True
+            if float(torch.linalg.svdvals(trial)[-1]) < 1e-8:
+                continue
+            tried += 1
+            rival = _close(mixture, trial, trial_known)
+            if rival is not None and float(rival.score.sum()) > float(solution.score.sum()):
+                chosen, known, solution = trial, trial_known, rival
+    return solution
+
+
+def _greedy(mixture: Mixture, found: Found) -> tuple[Tensor, Tensor, Tensor]:
+    """Independent directions ``[b, b]``, most zeros first, filled up from the complement; which were found; rest."""
+    b = mixture.batch_size
+    basis = found.directions.new_zeros(0, b)
+    chosen: list[int] = []
+    spare: list[int] = []
+    for index in found.zeros.argsort(descending=True, stable=True).tolist():
+        rest = found.directions[index]
+        for _ in range(2):
+            rest = rest - (basis @ rest) @ basis
+        if len(chosen) < b and float(rest.norm()) > 1e-7:
+            basis = torch.cat([basis, (rest / rest.norm())[None]])
+            chosen.append(index)
+        else:
+            spare.append(index)
+    directions = found.directions[chosen]
+    known = torch.arange(b, device=directions.device) < len(chosen)
+    if len(chosen) < b:
+        directions = torch.cat([directions, torch.linalg.svd(directions, full_matrices=True).Vh[len(chosen) :]])
+    return directions, known, found.directions[spare]
+
+
+def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | None:
+    """Scales from ``gb = L Q s``, inputs from ``X = Q^-1 R``, and facts 1 to 3; ``known [b]`` directions are pinned."""
+    factors, layer = mixture.factors, mixture.layer
+    columns = factors.left @ directions.T  # [m, b]
+    scales = torch.linalg.lstsq(columns, layer.bias_gradient.double()[:, None]).solution.flatten()
+    if not bool((scales.abs() > 1e-12 * scales.abs().max()).all()):
+        return None
+    inputs = torch.linalg.solve(directions.T * scales, factors.singular[:, None] * factors.right)
+    errors = (columns * scales).T  # [b, m]
+    if not bool(inputs.isfinite().all()):
+        return None
+    agreement = agree(errors, mixture.preactivations(inputs), zero_tol=mixture.zero_tol)
+    certified = agreement.holds & known
+    certified &= undisturbed(zero_mask(mixture.L, directions, zero_tol=mixture.zero_tol), doubtful=~certified)
+    return Solution(
+        inputs=inputs,
+        errors=errors,
+        score=agreement.score,
+        certified=certified,
+        replayed="no example agrees with the units it switches off",
+    )
+
+
+def _ask_replay(observation: Observation, mixture: Mixture, solution: Solution, generator: torch.Generator) -> Solution:
+    if not bool(solution.certified.any()):
+        return solution
+    replayed = replay(observation, mixture.layer, solution.inputs, solution.errors, generator=generator)
+    certified = solution.certified
+    if isinstance(replayed, Replay):
+        certified = certified & (replayed.residual <= _REPLAY_TOLERANCE)
+    return replace(solution, replayed=replayed, certified=certified)

@@ -1,0 +1,179 @@
+"""PRISM: unmix the derivatives, round through the ReLUs, deflate, repeat. Seepage's own attack."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+from seepage.attacks.directions import Found, Proposals, Proposer, round_inputs
+from seepage.attacks.disaggregation import Budget, invert_layer
+from seepage.attacks.mixture import Mixture
+from seepage.attacks.portfolio import Arm, take_turns
+from seepage.attacks.relulayer import ReLULayer, find_relu_layer
+from seepage.attacks.spearpp import (
+    LEAST_SHARE,
+    PATIENCE,
+    SEARCHES,
+    Completion,
+    Search,
+    SphereSearch,
+    round_ends,
+    small_batch_arms,
+)
+from seepage.linalg.dictionary import LogCosh, sparse_directions
+from seepage.linalg.filters import FILTER_BANKS, FilterBank
+from seepage.linalg.ica import Contrast, SoftSign, Tanh, unmix
+from seepage.linalg.sphere import RiemannianAdam
+from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+
+__all__ = ["PRISM"]
+
+_POLISH = Search(loss=LogCosh(start=0.3), optimizer=RiemannianAdam(steps=150, step_size=0.07))
+_ROBUST_BELOW = 9.0  # units an example: with fewer, guesses are also rounded by the robust kernel, which costs more;
+_FEW = 128  # so are the guesses of a turn that has no more
+_EASY = 12.0  # units an example above which the sphere search goes first
+_ROWS_AT_ONCE = 32  # mixtures filtered at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PRISM:
+    """Exact batches at five units an example: an image prior proposes, the zeros of the ReLU layer make exact.
+
+    The row space of the gradient holds the batch, mixed by an unknown matrix. Derivatives of images are sparse, and a
+    derivative commutes with mixing, so unmixing the derivatives gives rough images; the units that a rough image
+    switches off determine its direction, from there on exactly; directions found shrink the mixture that is left.
+    Filters, contrasts and sphere searches (SPEAR++) take turns by what they find. Inputs without neighbourhood (tables)
+    and inner layers have no image prior: there the sphere search works alone.
+
+    Args:
+        layer: path of the layer to attack; the first that fits if ``None``. An inner layer yields its inputs.
+        filters: tried in turn.
+        contrasts: tried in turn.
+        searches: of the sphere; none leaves unmixing alone.
+        samples: of filtered pixels that unmixing uses at most.
+        budget: when to stop without a certificate; a sample is one start or one guess.
+
+    Reference:
+        docs/attacks/prism.md. Unmixing the row space: Kariyappa et al., Cocktail Party Attack, ICML 2023.
+    """
+
+    layer: str | None = None
+    filters: tuple[FilterBank, ...] = FILTER_BANKS
+    contrasts: tuple[Contrast, ...] = (SoftSign(), Tanh())
+    searches: tuple[Search, ...] = SEARCHES
+    samples: int = 32_768
+    budget: Budget = field(default_factory=lambda: Budget(samples=400_000, seconds=600.0))
+
+    def __post_init__(self) -> None:
+        if not self.filters and not self.searches:
+            raise ValueError("`filters` or `searches` should name at least one way to propose; found none.")
+        if self.samples < 1:
+            raise ValueError(f"`samples` should be at least 1; found {self.samples}.")
+
+    @property
+    def name(self) -> str:
+        """``prism``."""
+        return "prism"
+
+    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
+        """Why no layer of the network fits; empty if one does."""
+        layer = find_relu_layer(observation, self.layer)
+        return [] if isinstance(layer, ReLULayer) else layer
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
+    ) -> Reconstruction:
+        """EXACT if every example carries a certificate; APPROXIMATE with what was found; FAILED with the reason."""
+
+        return invert_layer(
+            observation,
+            self.proposer(observation),
+            layer=self.layer,
+            least_share=lambda _: LEAST_SHARE,
+            budget=self.budget,
+            generator=generator,
+            progress=progress,
+            patience=PATIENCE,
+        )
+
+    def proposer(self, observation: Observation) -> Proposer:
+        """The way of proposing that fits the inputs of this observation."""
+
+        def propose(mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:
+            shape = observation.input_shape if mixture.layer.reads_input else ()
+            return take_turns(self._arms(mixture, shape), mixture, found, generator)
+
+        return propose
+
+    def _arms(self, mixture: Mixture, shape: tuple[int, ...]) -> list[Arm]:
+        sphere: list[Arm] = [SphereSearch(search=search) for search in self.searches]
+        unmixing: list[Arm] = []
+        if len(shape) > 1:
+            unmixing = [
+                Unmixing(bank=bank, contrast=contrast, shape=shape, samples=self.samples)
+                for contrast in self.contrasts
+                for bank in self.filters
+            ]
+        easy = len(mixture.white) >= _EASY * mixture.batch_size
+        pairs = zip_longest(*((sphere, unmixing) if easy else (unmixing, sphere)))
+        first, *others = [arm for pair in pairs for arm in pair if arm is not None]
+        return [first, *small_batch_arms(mixture), *others, Completion()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmixing:
+    """One arm: the mixture that is left, filtered and unmixed; both signs of each guess, rounded.
+
+    Args:
+        bank: makes the inputs sparse.
+        contrast: tells them from mixtures.
+        shape: of one input.
+        samples: of filtered pixels at most, drawn anew each turn.
+    """
+
+    bank: FilterBank
+    contrast: Contrast
+    shape: tuple[int, ...]
+    samples: int
+
+    def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator, *, effort: int) -> Proposals:
+        """One turn; unmixing takes ``effort`` times as many steps."""
+        guesses = self.guess(mixture, found, generator, steps=60 * effort)
+        guesses = torch.cat([guesses, -guesses])
+        rough = round_inputs(mixture, guesses, rounds=0)
+        ends = sparse_directions(mixture.white, rough, loss=_POLISH.loss, optimizer=_POLISH.optimizer)
+        directions = round_ends(mixture, found, ends)
+        tight = len(mixture.L) < _ROBUST_BELOW * mixture.batch_size
+        rounds = 10 if tight or len(guesses) <= _FEW else 0
+        if rounds:
+            directions = torch.cat([directions, round_inputs(mixture, guesses, rounds=rounds)])
+        b, k = mixture.batch_size, len(guesses)
+        polish = 2.0 * k * mixture.white.numel() * _POLISH.optimizer.steps
+        kernels = 2.0 * k * (1 + rounds) * mixture.L.numel() * b
+        return Proposals(
+            directions=directions, cost=k, work=0.25 * k**2 * self.samples * 60 * effort + polish + kernels
+        )
+
+    def guess(self, mixture: Mixture, found: Found, generator: torch.Generator, *, steps: int) -> Tensor:
+        """Rough inputs ``[k, b]`` (as ``p`` of ``x = right^T p``) of the ``k`` examples not found yet, up to sign."""
+        basis = mixture.missing(found.directions)  # [k, b]
+        images = basis.float() @ mixture.factors.right.float()  # [k, n]
+        first = self.bank(images[:1], self.shape)
+        if first is None:  # no stencil fits into an input this small
+            return basis[:0]
+        columns = torch.randperm(first.shape[1], generator=generator, device=generator.device)[: self.samples]
+        filtered = torch.cat([self._filtered(part, columns) for part in torch.split(images, _ROWS_AT_ONCE)])
+        weights = unmix(filtered, contrast=self.contrast, generator=generator, steps=steps)
+        guesses = weights.double() @ basis
+        size = math.sqrt(mixture.layer.weight.shape[1])  # of normalised inputs; only the bias minds
+        scaled: Tensor = guesses * (size / guesses.norm(dim=1, keepdim=True).clamp_min(1e-300))
+        return scaled
+
+    def _filtered(self, images: Tensor, columns: Tensor) -> Tensor:
+        answers = self.bank(images, self.shape)
+        assert answers is not None  # it fitted the first image
+        chosen: Tensor = answers[:, columns.to(answers.device)]
+        return chosen

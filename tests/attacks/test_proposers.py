@@ -1,0 +1,204 @@
+"""SPEAR++, PRISM, Auto and Exactify: whole batches, exactly, and what they say when they cannot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from seepage.attacks.auto import Auto, choose_attack
+from seepage.attacks.disaggregation import Budget
+from seepage.attacks.exactify import Exactify
+from seepage.attacks.portfolio import Turns
+from seepage.attacks.prism import PRISM
+from seepage.attacks.spear import SPEAR
+from seepage.attacks.spearpp import SPEARPlusPlus
+from seepage.data.sources import Dataset, load_dataset
+from seepage.federated.rules import FedSGD
+from seepage.networks.zoo import build_network
+from seepage.types import (
+    INTERRUPTED,
+    Attack,
+    Observation,
+    Obstacle,
+    Outcome,
+    PrivateBatch,
+    Progress,
+    Reconstruction,
+    ThreatModel,
+    go_on,
+)
+
+EXACT_TO = 1e-3
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+def observed(dataset: Dataset, batch_size: int, network: str, seed: int = 0) -> tuple[Observation, PrivateBatch]:
+    """What a server sees of one round, and the batch that only the test sees."""
+    built = build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed)
+    draw = torch.Generator().manual_seed(seed)
+    batch = dataset.batch(torch.randperm(len(dataset), generator=draw)[:batch_size])
+    update = FedSGD()(built, batch, draw)
+    view = ThreatModel().view(network=built, update=update, batch=batch, rule=FedSGD(), classes=dataset.classes)
+    return view, batch
+
+
+def run(attack: Attack, observation: Observation, progress: Progress = go_on) -> Reconstruction:
+    assert not attack.obstacles(observation)
+    return attack(observation, generator=torch.Generator().manual_seed(0), progress=progress)
+
+
+def assert_whole(result: Reconstruction, batch: PrivateBatch) -> None:
+    """EXACT, and every example is there with its label."""
+    assert result.outcome is Outcome.EXACT, result.reason
+    assert result.inputs is not None
+    assert result.labels is not None
+    distance = torch.cdist(result.inputs.flatten(1), batch.inputs.flatten(1), p=torch.inf)
+    nearest = distance.min(dim=1)
+    assert float(nearest.values.max()) <= EXACT_TO
+    assert sorted(nearest.indices.tolist()) == list(range(len(batch)))
+    assert torch.equal(result.labels, batch.labels[nearest.indices])
+
+
+@pytest.mark.parametrize("attack", [SPEARPlusPlus(), PRISM(), Auto()], ids=lambda attack: attack.name)
+@pytest.mark.parametrize("network", ["mlp:300,100", "mlp:300,100,100,100"])
+def test_a_batch_beyond_the_reach_of_sampling_is_whole(attack: Attack, network: str, digits: Dataset) -> None:
+    observation, batch = observed(digits, 28, network)
+    assert_whole(run(attack, observation), batch)
+
+
+def test_prism_needs_fewer_units_than_the_search_on_zeros_alone(shared_data: object) -> None:
+    dataset = load_dataset(f"{shared_data}/cifar10/cifar10_test.npz")
+    observation, batch = observed(dataset, 40, "mlp:200,100")
+    assert_whole(run(PRISM(), observation), batch)
+    assert run(SPEARPlusPlus(budget=Budget(samples=4000)), observation).outcome is not Outcome.EXACT
+
+
+def test_prism_sees_through_one_hidden_layer(shared_data: object) -> None:
+    dataset = load_dataset(f"{shared_data}/cifar10/cifar10_test.npz")
+    observation, batch = observed(dataset, 40, "mlp:400")
+    assert_whole(run(PRISM(), observation), batch)
+
+
+def test_an_inner_layer_yields_its_inputs_without_an_image_prior(digits: Dataset) -> None:
+    observation, _ = observed(digits, 10, "mlp:100,200,50")
+    layer = "3"
+    for attack in (SPEARPlusPlus(layer=layer), PRISM(layer=layer), Auto(layer=layer)):
+        result = run(attack, observation)
+        assert result.layer == layer
+        assert int(result.certified.sum()) == 10
+
+
+def test_work_that_is_told_to_stop_keeps_what_it_has(digits: Dataset) -> None:
+    observation, _ = observed(digits, 28, "mlp:300,100")
+    attack = SPEARPlusPlus(starts=8)
+    result = run(attack, observation, progress=lambda done, _total, _note: done == 0)
+    assert result.stats["stopped"] == INTERRUPTED
+
+
+def test_a_budget_of_starts_is_kept(digits: Dataset) -> None:
+    observation, _ = observed(digits, 60, "mlp:64,32")
+    result = run(SPEARPlusPlus(starts=50, budget=Budget(samples=200)), observation)
+    assert result.outcome is not Outcome.EXACT
+    assert int(result.stats["samples"]) <= 300
+
+
+def test_the_choice_follows_batch_size_and_kind_of_input() -> None:
+    assert choose_attack(4, (3, 32, 32))[0] == "spear"
+    assert choose_attack(40, (3, 32, 32))[0] == "prism"
+    assert choose_attack(40, (105,))[0] == "spearpp"
+    assert choose_attack(40, ())[0] == "spearpp"
+
+
+def test_auto_says_what_it_chose_and_why(digits: Dataset) -> None:
+    observation, batch = observed(digits, 12, "mlp:200,100")
+    result = run(Auto(), observation)
+    assert_whole(result, batch)
+    assert result.stats["chosen"] == "prism"
+    assert "derivatives" in str(result.stats["because"])
+
+
+def test_impossible_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="`starts` should be at least 1"):
+        SPEARPlusPlus(starts=0)
+    with pytest.raises(ValueError, match="`samples` should be at least 1"):
+        PRISM(samples=0)
+    with pytest.raises(ValueError, match="at least one way to propose"):
+        PRISM(filters=(), searches=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rough:
+    """An attack that guesses right up to noise, or not at all."""
+
+    guess: Tensor | None
+
+    @property
+    def name(self) -> str:
+        return "rough"
+
+    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:  # noqa: ARG002
+        return []
+
+    def __call__(
+        self,
+        observation: Observation,  # noqa: ARG002
+        *,
+        generator: torch.Generator,  # noqa: ARG002
+        progress: Progress = go_on,  # noqa: ARG002
+    ) -> Reconstruction:
+        if self.guess is None:
+            return Reconstruction(outcome=Outcome.FAILED, reason="It did not work out.")
+        unsure = torch.zeros(len(self.guess), dtype=torch.bool)
+        return Reconstruction(outcome=Outcome.APPROXIMATE, inputs=self.guess, certified=unsure, reason="Rough.")
+
+
+def noisy(batch: PrivateBatch, size: float) -> Tensor:
+    draw = torch.Generator().manual_seed(5)
+    return batch.inputs + size * batch.inputs.std() * torch.randn(batch.inputs.shape, generator=draw)
+
+
+def test_a_noisy_guess_becomes_exact(digits: Dataset) -> None:
+    observation, batch = observed(digits, 20, "mlp:200,100")
+    assert_whole(run(Exactify(attack=Rough(guess=noisy(batch, 0.7))), observation), batch)
+
+
+def test_guesses_of_some_examples_are_enough(digits: Dataset) -> None:
+    observation, batch = observed(digits, 20, "mlp:200,100")
+    assert_whole(run(Exactify(attack=Rough(guess=noisy(batch, 0.5)[:14])), observation), batch)
+
+
+def test_what_no_layer_can_round_stays_as_it_was(digits: Dataset) -> None:
+    observation, batch = observed(digits, 6, "mlp:100,100:gelu")
+    guess = noisy(batch, 0.5)
+    result = run(Exactify(attack=Rough(guess=guess)), observation)
+    assert result.outcome is Outcome.APPROXIMATE
+    assert result.inputs is not None
+    assert torch.equal(result.inputs, guess)
+    assert "ReLU" in str(result.stats["exactify"])
+
+
+def test_a_failed_attack_stays_failed(digits: Dataset) -> None:
+    observation, _ = observed(digits, 6, "mlp:100,100")
+    assert run(Exactify(attack=Rough(guess=None)), observation).outcome is Outcome.FAILED
+
+
+def test_an_exact_attack_is_left_alone(digits: Dataset) -> None:
+    observation, batch = observed(digits, 6, "mlp:200,100")
+    assert_whole(run(Exactify(attack=SPEAR()), observation), batch)
+
+
+def test_the_arm_that_finds_most_goes_on() -> None:
+    turns = Turns(arms=3)
+    yields = {0: [10.0, 4.0, 0.0], 1: [6.0, 6.0, 0.0], 2: [1.0, 0.0]}
+    order = []
+    while not turns.idle:
+        arm = turns.choose()
+        order.append(arm)
+        turns.learn(arm, yields[arm].pop(0))
+    assert order == [0, 0, 1, 1, 1, 2, 0, 2]
