@@ -12,6 +12,7 @@ from torch import Tensor
 from seepage.attacks.certificate import Replay, agree, replay, undisturbed
 from seepage.attacks.directions import Found, Proposer, accept, complete
 from seepage.attacks.mixture import Mixture
+from seepage.attacks.warrant import unwarranted
 from seepage.linalg.nullspace import pinned_twice, zero_mask
 from seepage.types import INTERRUPTED, Observation, Outcome, Progress, Reconstruction
 
@@ -155,6 +156,8 @@ def _close(
         replayed = replay(observation, layer, inputs, errors, generator=generator)
     if isinstance(replayed, Replay):
         certified = certified & (replayed.residual <= _REPLAY_TOLERANCE)
+    elif bool(certified.any()) and (doubt := unwarranted(observation, layer, len(certified))) is not None:
+        certified, replayed = torch.zeros_like(certified), f"{replayed}, and {doubt}"
     return _Solution(inputs=inputs, score=agreement.score, certified=certified, replayed=replayed)
 
 
@@ -195,6 +198,7 @@ def _conclude(
         doubts += _doubts_of_the_whole(solution.replayed)
     else:
         stats["replay"] = solution.replayed
+        doubts += [] if bool(solution.certified.any()) else [solution.replayed]
     announced = observation.latest.batch_size
     if announced is not None and announced != b:
         doubts.append(f"the client announced {announced} examples and {b} distinct ones left a trace")
