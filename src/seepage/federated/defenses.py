@@ -250,6 +250,10 @@ class Drop:
 
     tensors: str
 
+    def __post_init__(self) -> None:
+        if not self.tensors:
+            raise InputError("`tensors` should be a name or a pattern; found an empty text.")
+
     @property
     def name(self) -> str:
         """``drop:tensors=...``."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from seepage.errors import InputError
@@ -116,7 +117,7 @@ class DPSGD:
                     f"dpsgd: layer {name} should not run on the batch's statistics: one example has no gradient of "
                     "its own there; use batch_norm=eval or another norm. Found batch norm in training mode."
                 )
-        with chance(generator):
+        with chance(generator), sdpa_kernel(SDPBackend.MATH):  # the fast attention kernels cannot be batched
             total = self._clipped_sum(client, batch)
         spread = self.noise * self.clip
         sent = {}
