@@ -144,6 +144,13 @@ class UpdateRule(Protocol):
         """
         ...
 
+    def rounding(self, parameter: Tensor, *, batch_size: int | None = None) -> float:
+        """Root mean square rounding of the estimate's entries for ``parameter``, beyond that of its own dtype.
+
+        Zero for gradients. A difference of nearly equal weights carries the rounding of the weights.
+        """
+        ...
+
     def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate: ...
 
 

@@ -156,7 +156,7 @@ def _close(
         replayed = replay(observation, layer, inputs, errors, generator=generator)
     if isinstance(replayed, Replay):
         certified = certified & (replayed.residual <= _REPLAY_TOLERANCE)
-    elif bool(certified.any()) and (doubt := unwarranted(observation, layer, len(certified))) is not None:
+    elif bool(certified.any()) and (doubt := unwarranted(observation, mixture)) is not None:
         certified, replayed = torch.zeros_like(certified), f"{replayed}, and {doubt}"
     return _Solution(inputs=inputs, score=agreement.score, certified=certified, replayed=replayed)
 

@@ -14,6 +14,7 @@ from seepage.linalg.lowrank import LowRank, low_rank_factors
 
 __all__ = ["Mixture", "mix"]
 
+_COARSE = 1e-3  # no tolerance is wider
 _ROWS_AT_ONCE = 256  # rows of W converted to float64 at a time
 
 
@@ -40,6 +41,11 @@ class Mixture:
     least_zeros: int
 
     @property
+    def is_coarse(self) -> bool:
+        """Whether zeros are too rough to be told from small numbers for sure."""
+        return self.zero_tol >= _COARSE
+
+    @property
     def rank_tol(self) -> float:
         """Singular values of zero rows below this share of the largest count as none (:func:`pinned_twice`)."""
         return max(10 * self.zero_tol, 1e-5)
@@ -63,7 +69,7 @@ def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> 
         least_share: zeros that a direction needs, as a share of all ``m`` units.
         generator: draws the sketch of the factorisation.
     """
-    factors = low_rank_factors(layer.weight_gradient, generator=generator)
+    factors = low_rank_factors(layer.weight_gradient, generator=generator, rounding=layer.rounding)
     if factors is None:
         return None
     length = factors.left.norm(dim=1)
@@ -86,4 +92,4 @@ def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> 
 def _zero_tolerance(factors: LowRank) -> float:
     """Rounding of the gradient as it stands in ``L``: amplified where an example is faint, with a margin of 10."""
     amplification = float(factors.singular[0] / factors.singular[-1])
-    return min(max(10 * factors.noise * amplification, 1e-6), 1e-3)
+    return min(max(10 * factors.noise * amplification, 1e-6), _COARSE)

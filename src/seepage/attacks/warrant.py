@@ -1,12 +1,12 @@
 """Whether zeros and rank alone may certify, where the network cannot be replayed: what the client's rule promises."""
 
-from seepage.attacks.relulayer import ReLULayer
+from seepage.attacks.mixture import Mixture
 from seepage.types import Observation, Traces
 
 __all__ = ["unwarranted"]
 
 
-def unwarranted(observation: Observation, layer: ReLULayer, examples: int) -> str | None:
+def unwarranted(observation: Observation, mixture: Mixture) -> str | None:
     """Why facts 1 to 3 of the certificate prove nothing here without the fourth; ``None`` if they do.
 
     They take the update for ``gW = A^T X`` and ``gb = A^T 1`` with one true input in each row of ``X``. A replay would
@@ -14,17 +14,18 @@ def unwarranted(observation: Observation, layer: ReLULayer, examples: int) -> st
 
     Args:
         observation: its rule is what is known of the client.
-        layer: the attacked layer.
-        examples: the rank of its gradient. One example alone is not pinned by anything, and what a defense makes of
-            its gradient may have rank one again (its sign has), so that nothing is left but the agreement.
+        mixture: the attacked layer, its rank and its precision. One example alone is not pinned by anything, and what a
+            defense makes of its gradient may have rank one again (its sign has): only the agreement would be left.
     """
     if observation.rule is None:
         return "without knowing the client's rule zeros and rank prove nothing"
     traces = observation.rule.traces
     if traces is Traces.NONE:
         return f"what {observation.rule.name} sends is no sum of gradients of single examples"
-    if traces is Traces.ALONG_THE_WAY and not layer.reads_input:
+    if traces is Traces.ALONG_THE_WAY and not mixture.layer.reads_input:
         return f"under {observation.rule.name} the inputs of an inner layer are not those at the state sent out"
-    if examples == 1:
+    if mixture.batch_size == 1:
         return "a single example is not told apart from what a defense may have made of it"
+    if mixture.is_coarse:
+        return "the update is too coarse for its zeros to be told from small numbers"
     return None

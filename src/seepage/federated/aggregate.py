@@ -57,6 +57,11 @@ class SummedClients:
         part = None if batch_size is None else -(-batch_size // self.clients)
         return self.of.as_gradient(update, network=network, batch_size=part)
 
+    def rounding(self, parameter: torch.Tensor, *, batch_size: int | None = None) -> float:
+        """As the clients' own: at most that much, since errors of several clients average out."""
+        part = None if batch_size is None else -(-batch_size // self.clients)
+        return self.of.rounding(parameter, batch_size=part)
+
     def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate:
         """The weighted sum.
 

@@ -75,6 +75,10 @@ class DPSGD:
         """The update itself: the mean of the clipped gradients, and noise."""
         return update
 
+    def rounding(self, parameter: Tensor, *, batch_size: int | None = None) -> float:  # noqa: ARG002
+        """Zero: nothing but gradients was rounded."""
+        return 0.0
+
     def epsilon(self, *, sample_rate: float, steps: int, delta: float) -> float:
         """What ``steps`` steps on Poisson samples cost: epsilon at ``delta``, from Opacus' RDP accountant.
 

@@ -116,6 +116,13 @@ class FedAvg:
             }
         )
 
+    def rounding(self, parameter: Tensor, *, batch_size: int | None = None) -> float:
+        """Half a unit in the last place of the weights for each step, brought to the scale of the estimate."""
+        steps = self.steps(batch_size)
+        gain = -self._end(0.0, gradient=1.0, steps=steps) if self.optimizer is Optimizer.SGD else self.lr * steps
+        size = float(parameter.detach().double().square().mean().sqrt())
+        return 0.5 * torch.finfo(parameter.dtype).eps * size * math.sqrt(steps) / gain
+
     def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate:
         """Parameters before minus after, of every trainable parameter that the loss depends on.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from seepage.federated.client import BatchNorm, chance, client_copy, statistics_change
@@ -55,6 +55,10 @@ class FedSGD:
     ) -> GradientUpdate:
         """The update itself."""
         return update
+
+    def rounding(self, parameter: Tensor, *, batch_size: int | None = None) -> float:  # noqa: ARG002
+        """Zero: nothing but gradients was rounded."""
+        return 0.0
 
     def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate:
         """The gradient of every trainable parameter that the loss depends on, keyed as ``named_parameters()``."""
