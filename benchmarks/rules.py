@@ -144,11 +144,12 @@ def main() -> None:
     text = (
         f"# SPEAR under rules and defenses\n\nCommand: `python benchmarks/rules.py --seeds {options.seeds} --workers "
         f"{options.workers}`. CIFAR-10 normalised by channel, {NETWORK}, b = {BATCH_SIZE}, seeds 0 to "
-        f"{options.seeds - 1}, one fresh network (PyTorch's default start) and one batch each; every run is counted. The "
-        f"server knows the rule, not the batch size, not the defense. Budget {SECONDS:.0f} s a batch on 1 thread. "
-        f"Machine: {platform.machine()}, {os.cpu_count()} cores shared with other work, torch {torch.__version__}, CPU. "
-        "*All found* and *some found* are by the truth; *failed* gave a reason, *obstacle* was not run. Where the layer "
-        "is not the input, inputs of that inner layer are counted. The columns of shares are of examples.\n"
+        f"{options.seeds - 1}, one fresh network (PyTorch's default start) and one batch each; every run is counted. "
+        f"The server knows the rule, not the batch size, not the defense. Budget {SECONDS:.0f} s a batch on 1 thread. "
+        f"Machine: {platform.machine()}, {os.cpu_count()} cores shared with other work, "
+        f"torch {torch.__version__}, CPU. *All found* and *some found* are by the truth; *failed* gave a reason, "
+        "*obstacle* was not run. Where the layer is not the input, inputs of that inner layer are counted. "
+        "Exact and certified are shares of examples.\n"
     )
     titles = (("FedAvg, local steps on the whole batch", STEPS), ("Rules", RULES), ("Defenses, of fedsgd", DEFENSES))
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
