@@ -23,7 +23,7 @@ DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] /
 RESULTS = Path(__file__).parent / "results" / "rules.md"
 NETWORK = "mlp:400,400,400"
 BATCH_SIZE = 8
-SECONDS = 10.0
+SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,13 @@ from seepage.networks.zoo import build_network
 from seepage.types import Observation, Outcome, PrivateBatch, Reconstruction, ThreatModel
 
 
-def observe(rule: str, *defenses: str, count: int = 4, spec: str = "mlp:200,150") -> tuple[Observation, PrivateBatch]:
+def observe(
+    rule: str, *defenses: str, count: int = 4, spec: str = "mlp:200,150", dtype: torch.dtype = torch.float64
+) -> tuple[Observation, PrivateBatch]:
     digits = load_dataset("digits")
     drawn = digits.batch(torch.arange(count) * 131)
-    batch = PrivateBatch(inputs=drawn.inputs.double(), labels=drawn.labels)
-    network = build_network(spec, input_shape=digits.input_shape, classes=10, seed=0).double()
+    batch = PrivateBatch(inputs=drawn.inputs.to(dtype), labels=drawn.labels)
+    network = build_network(spec, input_shape=digits.input_shape, classes=10, seed=0).to(dtype)
     chance = torch.Generator().manual_seed(0)
     made = build_rule(rule)
     update = made(network, batch, chance)
@@ -91,6 +93,23 @@ def test_the_sign_of_one_examples_gradient_is_not_taken_for_the_gradient() -> No
         assert not bool(result.certified.any())
     result = invert(observe("fedsgd", "sign", count=1)[0])
     assert not bool(result.certified.any())
+
+
+@pytest.mark.parametrize(
+    ("rule", "defenses"), [("fedavg:lr=0.001", []), ("fedsgd", ["noise:2e-5,relative=true"])], ids=["weights", "noise"]
+)
+def test_what_came_out_too_rough_is_found_and_not_certified(rule: str, defenses: list[str]) -> None:
+    # Certified means exact for any data, and a large number in a table has more digits than a pixel.
+    seen, batch = observe(rule, *defenses, dtype=torch.float32)
+    result = invert(seen)
+    assert result.outcome is Outcome.APPROXIMATE
+    assert not bool(result.certified.any())
+    assert "too rough" in result.reason
+    assert result.inputs is not None
+    found = result.inputs.flatten(1)
+    assert float(torch.cdist(found, batch.inputs.flatten(1), p=torch.inf).min(dim=1).values.max()) < 1e-2
+    precise = invert(observe("fedavg:lr=0.001")[0])
+    assert precise.outcome is Outcome.EXACT
 
 
 @pytest.mark.parametrize("pattern", ["1", "1.bias", "*.weight", "*"])

@@ -19,6 +19,7 @@ from seepage.types import INTERRUPTED, Observation, Outcome, Progress, Reconstru
 __all__ = ["Budget", "disaggregate"]
 
 _UPDATE_TOLERANCE = 1e-3  # relative; batches from float32 updates reproduce them to about 1e-6
+_INPUT_TOLERANCE = 3e-7  # relative; Adult's largest numbers need 1e-6 to come out in every digit
 _PATIENCE = 4_000_000  # samples spent on better directions once there are enough of them
 _REPLAY_TOLERANCE = 1e-4  # relative; inputs that are off by this much are still pixel-identical
 
@@ -44,6 +45,7 @@ class _Solution:
     inputs: Tensor  # [b, n]
     score: Tensor  # [b]
     certified: Tensor  # [b]
+    input_error: Tensor  # [b]
     replayed: Replay | str
 
 
@@ -151,6 +153,8 @@ def _close(
     zeros = zero_mask(mixture.L, directions, zero_tol=mixture.zero_tol)
     certified[agreement.holds] = pinned_twice(mixture.L, zeros[certified], rank_tol=mixture.rank_tol)
     certified &= undisturbed(zeros, doubtful=~certified)
+    input_error = mixture.error_of_inputs(directions.T * scales, inputs)
+    certified &= input_error <= _INPUT_TOLERANCE
     replayed: Replay | str = "no example agrees with the units it switches off"
     if bool(certified.any()):
         replayed = replay(observation, layer, inputs, errors, generator=generator)
@@ -158,7 +162,9 @@ def _close(
         certified = certified & (replayed.residual <= _REPLAY_TOLERANCE)
     elif bool(certified.any()) and (doubt := unwarranted(observation, mixture)) is not None:
         certified, replayed = torch.zeros_like(certified), f"{replayed}, and {doubt}"
-    return _Solution(inputs=inputs, score=agreement.score, certified=certified, replayed=replayed)
+    return _Solution(
+        inputs=inputs, score=agreement.score, certified=certified, input_error=input_error, replayed=replayed
+    )
 
 
 def _conclude(
@@ -188,9 +194,13 @@ def _conclude(
         )
         return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
     stats["score"] = float(solution.score.mean())
+    stats["input_error"] = float(solution.input_error.max())
     doubts = (
         [] if bool(solution.certified.all()) else [f"{int(solution.certified.sum())} of {b} examples are certified"]
     )
+    rough = int((solution.input_error > _INPUT_TOLERANCE).sum())
+    if rough:
+        doubts.append(f"rounding or noise of the update leaves {rough} of them too rough to be called exact")
     if isinstance(solution.replayed, Replay):
         stats["update_residual"] = solution.replayed.update_residual
         stats["replay_residual"] = float(solution.replayed.residual.max())

@@ -14,7 +14,6 @@ from seepage.linalg.lowrank import LowRank, low_rank_factors
 
 __all__ = ["Mixture", "mix"]
 
-_COARSE = 1e-3  # no tolerance is wider
 _ROWS_AT_ONCE = 256  # rows of W converted to float64 at a time
 
 
@@ -40,10 +39,19 @@ class Mixture:
     zero_tol: float
     least_zeros: int
 
-    @property
-    def is_coarse(self) -> bool:
-        """Whether zeros are too rough to be told from small numbers for sure."""
-        return self.zero_tol >= _COARSE
+    def error_of_inputs(self, mixing: Tensor, inputs: Tensor) -> Tensor:
+        """What rounding of the gradient makes of each input, ``[b]``, as a share of its root mean square.
+
+        ``X = Q^-1 R`` and ``R`` is off by what the singular values that were cut off have in an entry.
+
+        Args:
+            mixing: ``Q [b, b]``, scales included.
+            inputs: ``X [b, n]``.
+        """
+        rows, columns = self.layer.weight.shape
+        entry = self.factors.noise * self.factors.singular[0] / (rows**0.5 + columns**0.5)
+        error: Tensor = torch.linalg.inv(mixing).norm(dim=1) * entry
+        return error / inputs.square().mean(dim=1).sqrt().clamp_min(1e-300)
 
     @property
     def rank_tol(self) -> float:
@@ -92,4 +100,4 @@ def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> 
 def _zero_tolerance(factors: LowRank) -> float:
     """Rounding of the gradient as it stands in ``L``: amplified where an example is faint, with a margin of 10."""
     amplification = float(factors.singular[0] / factors.singular[-1])
-    return min(max(10 * factors.noise * amplification, 1e-6), _COARSE)
+    return min(max(10 * factors.noise * amplification, 1e-6), 1e-3)

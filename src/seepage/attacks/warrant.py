@@ -14,7 +14,7 @@ def unwarranted(observation: Observation, mixture: Mixture) -> str | None:
 
     Args:
         observation: its rule is what is known of the client.
-        mixture: the attacked layer, its rank and its precision. One example alone is not pinned by anything, and what a
+        mixture: the attacked layer, and its rank. One example alone is not pinned by anything, and what a
             defense makes of its gradient may have rank one again (its sign has): only the agreement would be left.
     """
     if observation.rule is None:
@@ -26,6 +26,4 @@ def unwarranted(observation: Observation, mixture: Mixture) -> str | None:
         return f"under {observation.rule.name} the inputs of an inner layer are not those at the state sent out"
     if mixture.batch_size == 1:
         return "a single example is not told apart from what a defense may have made of it"
-    if mixture.is_coarse:
-        return "the update is too coarse for its zeros to be told from small numbers"
     return None
