@@ -54,6 +54,20 @@ def test_a_leak_ends_with_1_and_leaves_findings_and_a_report(
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_rule_and_defenses_are_written_as_they_read_back(tmp_path: Path) -> None:
+    given = ["--rule", "fedavg:lr=0.5", "--defense", "clip:9", "--defense", "drop:3", "--dtype", "float64"]
+    assert audit(tmp_path, "--batch-size", "3", *given) == 1
+    (finding,) = read_findings(tmp_path / "run" / "findings.jsonl")
+    assert (finding.rule, finding.defenses) == ("fedavg:lr=0.5", ["clip:norm=9.0", "drop:tensors=3"])
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["rule"], record["defenses"]) == (finding.rule, finding.defenses)
+
+
+def test_dropped_layers_end_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit(tmp_path, "--defense", "drop:*") == 3
+    assert "holds no gradient" in capsys.readouterr().out
+
+
 def test_a_threshold_lets_a_share_pass(tmp_path: Path) -> None:
     assert audit(tmp_path, "--batch-size", "4", "--threshold", "1.0") == 0
 
@@ -151,6 +165,10 @@ def test_a_truncated_idx_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--budget", "soon"], "--budget"),
         (["--attack", "magic"], "--attack"),
         (["--rule", "fedmagic"], "--rule"),
+        (["--rule", "fedavg:lr=fast"], "lr"),
+        (["--rule", "sum:clients=9"], "clients"),
+        (["--defense", "sign", "--defense", "noise:loud"], "sigma"),
+        (["--defense", "drop:no.such"], "no.such"),
         (["--layer", "no.such"], "no.such"),
         (["--device", "abacus"], "--device"),
         (["--normalize", "1:2:3"], "normalize"),
@@ -230,8 +248,10 @@ def test_a_fault_of_seepage_is_never_the_exit_code_of_a_leak(
     assert not (tmp_path / "run" / "findings.jsonl").exists()
 
 
-def test_a_batch_that_no_search_could_be_sure_of_is_not_searched_for(tmp_path: Path) -> None:
-    assert audit(tmp_path, "--batch-size", "60") == 0  # with the default budget of ten minutes
+def test_a_batch_that_is_too_large_is_given_up_long_before_the_budget_ends(tmp_path: Path) -> None:
+    assert audit(tmp_path, "--batch-size", "40", network="mlp:60") == 0  # with the default budget of ten minutes
     (finding,) = read_findings(tmp_path / "run" / "findings.jsonl")
     assert finding.outcome == "failed"
-    assert "wider layer" in finding.reason
+    assert "nothing more to propose" in finding.reason
+    assert "may be too large" in finding.reason
+    assert "budget" not in finding.reason

@@ -24,6 +24,7 @@ __all__ = [
     "Reconstruction",
     "Round",
     "ThreatModel",
+    "Traces",
     "UpdateRule",
     "go_on",
 ]
@@ -62,7 +63,10 @@ class PrivateBatch:
 
 
 class GradientUpdate(Mapping[str, Tensor]):
-    """What a client sends: gradients keyed as ``named_parameters()``, cloned on entry and never changed.
+    """What a client sends: tensors keyed as ``named_parameters()``, cloned on entry and never changed.
+
+    Every rule writes it in the direction of a gradient: what it would subtract from a parameter, before minus after.
+    A rule that sends batch-norm statistics adds their changes under the names of ``named_buffers()``.
 
     Raises:
         InputError: a value is not a floating-point tensor or not finite; the message names it.
@@ -91,6 +95,21 @@ class GradientUpdate(Mapping[str, Tensor]):
         return f"GradientUpdate({', '.join(f'{name}: {list(t.shape)}' for name, t in self.items())})"
 
 
+class Traces(StrEnum):
+    """What single examples leave in the update that a rule sends, as a promise of the rule.
+
+    ``AT_START`` and ``ALONG_THE_WAY`` promise that the update is, up to rounding, a sum of gradients of single
+    examples, each times a number that is the same for all parameters: ``gW = A^T X`` and ``gb = A^T 1`` at a linear
+    layer, with zeros in ``A`` where the layer's unit was off for the example. Taken along the way of several local
+    steps, the errors ``A`` are those of changing weights, and so are the inputs ``X`` of every layer but the first.
+    ``NONE`` promises nothing: noise was added, or the update is no linear function of gradients.
+    """
+
+    AT_START = "at the state sent out"
+    ALONG_THE_WAY = "at states along the way"
+    NONE = "none"
+
+
 @runtime_checkable
 class UpdateRule(Protocol):
     """How a client turns its batch into an update. Works on a copy: the network it is given stays as it was."""
@@ -102,7 +121,34 @@ class UpdateRule(Protocol):
 
     @property
     def is_gradient(self) -> bool:
-        """Whether the update is the gradient of the mean cross-entropy of the whole batch at the state sent out."""
+        """Whether the update is the gradient of the mean cross-entropy of the whole batch at the state sent out.
+
+        Of an update that is brought to the scale of a gradient first (:meth:`as_gradient`), it is said of the estimate.
+        """
+        ...
+
+    @property
+    def traces(self) -> Traces:
+        """What single examples leave in the update: what a certificate may rest on where nothing can be replayed."""
+        ...
+
+    def as_gradient(
+        self, update: GradientUpdate, *, network: nn.Module, batch_size: int | None = None
+    ) -> GradientUpdate:
+        """The gradient estimate in an update of this rule, with the sign and scale of a gradient; a pure function.
+
+        Args:
+            update: of parameters, as the client sent it; tensors may be missing.
+            network: the state that the server sent out.
+            batch_size: the client's batch size, ``None`` where the server does not know it.
+        """
+        ...
+
+    def rounding(self, parameter: Tensor, *, batch_size: int | None = None) -> float:
+        """Root mean square rounding of the estimate's entries for ``parameter``, beyond that of its own dtype.
+
+        Zero for gradients. A difference of nearly equal weights carries the rounding of the weights.
+        """
         ...
 
     def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate: ...
@@ -124,15 +170,17 @@ class Round:
 
     Args:
         network: the state that the server sent out; attacks call it through ``functional_call`` and never change it.
-        update: what came back.
+        update: what came back, as the estimate of a gradient where the server knows the rule.
         batch_size: the client's batch size, ``None`` when the server does not know it.
         labels: ``[b]`` in no particular order, ``None`` when the server does not know them.
+        statistics: what came back of buffers (batch-norm statistics), before minus after; empty if withheld.
     """
 
     network: nn.Module
     update: GradientUpdate
     batch_size: int | None = None
     labels: Tensor | None = None
+    statistics: GradientUpdate = field(default_factory=lambda: GradientUpdate({}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,14 +243,21 @@ class ThreatModel:
         classes: int,
         bounds: tuple[Tensor, Tensor] | None = None,
     ) -> Observation:
-        """What the server has of this round. Labels, if granted, are sorted: their order is not known."""
+        """What the server has of this round. Labels, if granted, are sorted: their order is not known.
+
+        An update of a known rule is brought to the sign and scale of a gradient, which is what attacks work on.
+        """
+        known = len(batch) if self.batch_size else None
+        buffers = {name for name, _ in network.named_buffers()}
+        sent = GradientUpdate({name: value for name, value in update.items() if name not in buffers})
         return Observation(
             rounds=(
                 Round(
                     network=network,
-                    update=update,
-                    batch_size=len(batch) if self.batch_size else None,
+                    update=rule.as_gradient(sent, network=network, batch_size=known) if self.rule else sent,
+                    batch_size=known,
                     labels=batch.labels.sort().values.clone() if self.labels else None,
+                    statistics=GradientUpdate({name: update[name] for name in update if name in buffers}),
                 ),
             ),
             input_shape=tuple(batch.inputs.shape[1:]),

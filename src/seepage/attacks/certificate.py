@@ -8,7 +8,8 @@ Four facts are asked of every example, none of which holds for an arbitrary fact
 3. *Undisturbed*: where the first two fail for other examples of the batch, the directions in their place hold none of
    this example, so that it comes out the same whatever they should have been (:func:`undisturbed`).
 4. *Replay*, where the update is a plain gradient: for one label, the network itself, run on the reconstructed input,
-   gives the error back, and the gradient recomputed from all of them equals the update.
+   gives the error back, and the gradient recomputed from all of them equals the update. Where it cannot be run, the
+   first three certify only what :mod:`seepage.attacks.warrant` lets them.
 """
 
 from collections.abc import Callable

@@ -11,11 +11,13 @@ from torch import Tensor
 from seepage.attacks.certificate import Replay, agree, replay, undisturbed
 from seepage.attacks.directions import Found
 from seepage.attacks.mixture import Mixture
+from seepage.attacks.warrant import unwarranted
 from seepage.linalg.nullspace import zero_mask
 from seepage.types import Observation
 
 __all__ = ["Solution", "choose"]
 
+_INPUT_TOLERANCES = (3e-7, 3e-4)  # relative: every digit of Adult's largest numbers; half a grey level of 8 bits
 _REPLAY_TOLERANCE = 1e-4  # relative; inputs that are off by this much are still pixel-identical
 _MOST_SWAPS = 256  # each costs a pass of all inputs through the layer
 
@@ -28,15 +30,30 @@ class Solution:
         inputs: ``[b, n]`` float64.
         errors: ``[b, m]`` float64, the disaggregated ``dZ``.
         score: ``[b]`` share of units where zeros and switched-off units agree.
-        certified: ``[b]`` bool.
+        evident: ``[b]`` bool: a true example, however rough.
+        input_error: ``[b]`` how uncertain rounding or noise of the update leaves the input, as a share of its root mean
+            square.
+        tolerance: the error above which an input is too rough to be called exact.
         replayed: fact 4, or why it was not asked.
     """
 
     inputs: Tensor
     errors: Tensor
     score: Tensor
-    certified: Tensor
+    evident: Tensor
+    input_error: Tensor
+    tolerance: float
     replayed: Replay | str
+
+    @property
+    def rough(self) -> Tensor:
+        """``[b]`` bool: too uncertain to be called exact."""
+        return self.input_error > self.tolerance
+
+    @property
+    def certified(self) -> Tensor:
+        """``[b]`` bool: true and precise."""
+        return self.evident & ~self.rough
 
 
 def choose(mixture: Mixture, observation: Observation, found: Found, generator: torch.Generator) -> Solution | None:
@@ -49,8 +66,9 @@ def choose(mixture: Mixture, observation: Observation, found: Found, generator: 
     solution = _close(mixture, chosen, known)
     if solution is None:
         return None
-    if not bool(solution.certified.all()) and len(spare):
+    if not bool(solution.evident.all()) and len(spare):
         solution = _swap(mixture, chosen, known, spare, solution)
+    solution = replace(solution, tolerance=_INPUT_TOLERANCES[len(observation.input_shape) > 1])
     return _ask_replay(observation, mixture, solution, generator)
 
 
@@ -106,13 +124,15 @@ def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | No
     if not bool(inputs.isfinite().all()):
         return None
     agreement = agree(errors, mixture.preactivations(inputs), zero_tol=mixture.zero_tol)
-    certified = agreement.holds & known
-    certified &= undisturbed(zero_mask(mixture.L, directions, zero_tol=mixture.zero_tol), doubtful=~certified)
+    evident = agreement.holds & known
+    evident &= undisturbed(zero_mask(mixture.L, directions, zero_tol=mixture.zero_tol), doubtful=~evident)
     return Solution(
         inputs=inputs,
         errors=errors,
         score=agreement.score,
-        certified=certified,
+        evident=evident,
+        input_error=mixture.error_of_inputs(directions.T * scales, inputs),
+        tolerance=_INPUT_TOLERANCES[0],
         replayed="no example agrees with the units it switches off",
     )
 
@@ -121,7 +141,9 @@ def _ask_replay(observation: Observation, mixture: Mixture, solution: Solution, 
     if not bool(solution.certified.any()):
         return solution
     replayed = replay(observation, mixture.layer, solution.inputs, solution.errors, generator=generator)
-    certified = solution.certified
+    evident = solution.evident
     if isinstance(replayed, Replay):
-        certified = certified & (replayed.residual <= _REPLAY_TOLERANCE)
-    return replace(solution, replayed=replayed, certified=certified)
+        evident = evident & ((replayed.residual <= _REPLAY_TOLERANCE) | solution.rough)
+    elif (doubt := unwarranted(observation, mixture)) is not None:
+        evident, replayed = torch.zeros_like(evident), f"{replayed}, and {doubt}"
+    return replace(solution, replayed=replayed, evident=evident)

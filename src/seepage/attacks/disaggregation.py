@@ -19,6 +19,7 @@ from seepage.types import INTERRUPTED, Observation, Outcome, Progress, Reconstru
 __all__ = ["Budget", "disaggregate", "invert_layer"]
 
 _UPDATE_TOLERANCE = 1e-3  # relative; batches from float32 updates reproduce them to about 1e-6
+_SPENT = "the budget ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,7 @@ def disaggregate(
     b = mixture.batch_size
     started, cost, enough_at = time.monotonic(), 0, None
     found = Found(directions=mixture.L.new_zeros(0, b), zeros=torch.zeros(0, dtype=torch.int64))
-    solution, stopped = None, "the budget ended"
+    solution, stopped = None, _SPENT
     for proposals in propose(mixture, found, generator):
         cost += proposals.cost
         grown = accept(mixture, found, proposals.directions)
@@ -106,8 +107,8 @@ def disaggregate(
         if grown and len(found) >= b:
             enough_at = enough_at or cost
             solution = choose(mixture, observation, found, generator)
-            if solution is not None and bool(solution.certified.all()):
-                stopped = "the certificate holds"
+            if solution is not None and bool(solution.evident.all()):
+                stopped = "the certificate holds" if bool(solution.certified.all()) else "all directions are true"
                 break
         if not progress(min(len(found), b), b, f"directions found after {cost:,} samples"):
             stopped = INTERRUPTED
@@ -151,13 +152,18 @@ def _conclude(
     if solution is None:
         reason = (
             f"No direction that the units of layer {layer.name} give away was found among {cost:,} samples: {stopped}. "
-            f"The batch of {b} may be too large for {len(mixture.L)} units; a larger budget may succeed."
+            f"The batch of {b} may be too large for {len(mixture.L)} units"
+            f"{'; a larger budget may succeed' if stopped == _SPENT else ''}."
         )
         return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
     stats["score"] = float(solution.score.mean())
+    stats["input_error"] = float(solution.input_error.max())
     doubts = (
         [] if bool(solution.certified.all()) else [f"{int(solution.certified.sum())} of {b} examples are certified"]
     )
+    rough = int(solution.rough.sum())
+    if rough:
+        doubts.append(f"rounding or noise of the update leaves {rough} of them too rough to be called exact")
     if isinstance(solution.replayed, Replay):
         stats["update_residual"] = solution.replayed.update_residual
         stats["replay_residual"] = float(solution.replayed.residual.max())
@@ -165,6 +171,7 @@ def _conclude(
         doubts += _doubts_of_the_whole(solution.replayed)
     else:
         stats["replay"] = solution.replayed
+        doubts += [] if bool(solution.certified.any()) else [solution.replayed]
     announced = observation.latest.batch_size
     if announced is not None and announced != b:
         doubts.append(f"the client announced {announced} examples and {b} distinct ones left a trace")

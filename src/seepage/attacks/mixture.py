@@ -43,6 +43,20 @@ class Mixture:
     zero_tol: float
     least_zeros: int
 
+    def error_of_inputs(self, mixing: Tensor, inputs: Tensor) -> Tensor:
+        """What rounding of the gradient makes of each input, ``[b]``, as a share of its root mean square.
+
+        ``X = Q^-1 R`` and ``R`` is off by what the singular values that were cut off have in an entry.
+
+        Args:
+            mixing: ``Q [b, b]``, scales included.
+            inputs: ``X [b, n]``.
+        """
+        rows, columns = self.layer.weight.shape
+        entry = self.factors.noise * self.factors.singular[0] / (rows**0.5 + columns**0.5)
+        error: Tensor = torch.linalg.inv(mixing).norm(dim=1) * entry
+        return error / inputs.square().mean(dim=1).sqrt().clamp_min(1e-300)
+
     @property
     def rank_tol(self) -> float:
         """Singular values of zero rows below this share of the largest count as none (:func:`pinned`)."""
@@ -78,7 +92,7 @@ def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> 
         least_share: zeros that a direction needs, as a share of all ``m`` units.
         generator: draws the sketch of the factorisation.
     """
-    factors = low_rank_factors(layer.weight_gradient, generator=generator)
+    factors = low_rank_factors(layer.weight_gradient, generator=generator, rounding=layer.rounding)
     if factors is None:
         return None
     length = factors.left.norm(dim=1)

@@ -13,6 +13,7 @@ __all__ = ["Arm", "Turns", "take_turns"]
 
 _FALLEN = 0.5  # share of the first yield below which something else is tried
 _LONGEST = 4  # times the effort an arm begins with
+_IN_VAIN = 6  # rounds of all arms in a row without a new direction, the longest among them, after which none will come
 
 
 class Arm(Protocol):
@@ -22,15 +23,17 @@ class Arm(Protocol):
 
 
 def take_turns(arms: Sequence[Arm], mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:
-    """Proposals of one arm after the other, for ever; with more effort once none finds anything."""
-    effort = 1
-    while True:
+    """Proposals of one arm after the other, with more effort once none finds anything, until none does for long."""
+    effort, in_vain = 1, 0
+    while in_vain < _IN_VAIN:
+        known = len(found)
         turns = Turns(arms=len(arms))
         while not turns.idle:
             before, arm = len(found), turns.choose()
             proposals = arms[arm](mixture, found, generator, effort=effort)
             yield proposals
             turns.learn(arm, (len(found) - before) / max(proposals.work, 1.0))
+        in_vain = in_vain + 1 if len(found) == known else 0
         effort = min(_LONGEST, 2 * effort)
 
 

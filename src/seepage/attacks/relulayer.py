@@ -24,6 +24,7 @@ class ReLULayer:
         bias_name: the bias as ``named_parameters()`` has it.
         input_shape: shape of one input of this layer.
         reads_input: whether its inputs are the network's own.
+        rounding: of the entries of ``weight_gradient``, beyond that of its dtype.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ReLULayer:
     bias_name: str
     input_shape: tuple[int, ...]
     reads_input: bool
+    rounding: float = 0.0
 
 
 def find_relu_layer(observation: Observation, name: str | None = None) -> ReLULayer | list[Obstacle]:
@@ -91,4 +93,7 @@ def _read(layer: AffineLayer, observation: Observation) -> ReLULayer:
             bias_name=layer.bias,
             input_shape=layer.input_shape,
             reads_input=layer.reads_input,
+            rounding=0.0
+            if observation.rule is None
+            else observation.rule.rounding(parameters[layer.weight], batch_size=observation.latest.batch_size),
         )

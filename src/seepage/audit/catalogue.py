@@ -1,5 +1,6 @@
 """Attacks, rules and defenses by the names that the command line and findings use."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,10 +10,23 @@ from seepage.attacks.prism import PRISM
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import SPEARPlusPlus
 from seepage.errors import InputError
+from seepage.federated import defenses
+from seepage.federated.aggregate import SummedClients
+from seepage.federated.dpsgd import DPSGD
+from seepage.federated.fedavg import FedAvg
 from seepage.federated.rules import FedSGD
-from seepage.types import Attack, UpdateRule
+from seepage.federated.wording import read
+from seepage.types import Attack, Defense, UpdateRule
 
-__all__ = ["ATTACKS", "RULES", "CatalogueEntry", "build_attack", "build_rule"]
+__all__ = [
+    "ATTACKS",
+    "DEFENSES",
+    "RULES",
+    "CatalogueEntry",
+    "build_attack",
+    "build_defense",
+    "build_rule",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +73,22 @@ ATTACKS: Mapping[str, CatalogueEntry] = {
     ),
 }
 
-RULES: Mapping[str, Callable[[], UpdateRule]] = {"fedsgd": FedSGD}
+RULES: Mapping[str, type[UpdateRule]] = {"fedsgd": FedSGD, "fedavg": FedAvg, "dpsgd": DPSGD, "sum": SummedClients}
+
+DEFENSES: Mapping[str, type[Defense]] = {
+    "noise": defenses.GaussianNoise,
+    "laplace": defenses.LaplaceNoise,
+    "clip": defenses.Clip,
+    "topk": defenses.TopK,
+    "random": defenses.RandomSparse,
+    "sign": defenses.Sign,
+    "quantise": defenses.Quantise,
+    "fp16": defenses.RoundFP16,
+    "bf16": defenses.RoundBF16,
+    "drop": defenses.Drop,
+}
+
+_OF = re.compile(r"(sum(?::.*?)?)[:,]of=(.*)")  # the clients' own rule of a sum is all that follows
 
 
 def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Attack:
@@ -73,12 +102,23 @@ def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Atta
     return ATTACKS[name].build(budget, layer)
 
 
-def build_rule(name: str) -> UpdateRule:
-    """The rule called ``name``.
+def build_rule(text: str) -> UpdateRule:
+    """The rule that ``text`` describes: its ``name``, or ``fedavg:epochs=2,lr=0.01``.
 
     Raises:
-        InputError: there is none; the message lists those there are.
+        InputError: the name, a key or a value is wrong; it says which, what was expected and what was found.
     """
-    if name not in RULES:
-        raise InputError(f"`--rule` should be one of {', '.join(RULES)}; found {name!r}.")
-    return RULES[name]()
+    of_whom = _OF.fullmatch(text)
+    if of_whom is not None:
+        clients = read(of_whom[1], {"sum": SummedClients}, option="--rule").clients
+        return SummedClients(clients=clients, of=build_rule(of_whom[2]))
+    return read(text, RULES, option="--rule")
+
+
+def build_defense(text: str) -> Defense:
+    """The defense that ``text`` describes: its ``name``, or ``noise:0.01``.
+
+    Raises:
+        InputError: as for :func:`build_rule`.
+    """
+    return read(text, DEFENSES, option="--defense")

@@ -10,7 +10,7 @@ import typer
 
 import seepage
 from seepage.attacks.disaggregation import Budget
-from seepage.audit.catalogue import ATTACKS, build_attack, build_rule
+from seepage.audit.catalogue import ATTACKS, build_attack, build_defense, build_rule
 from seepage.audit.findings import findings_schema
 from seepage.audit.folder import RunFolder
 from seepage.audit.preflight import inspect_network
@@ -19,11 +19,13 @@ from seepage.audit.run import Audit
 from seepage.cli.options import (
     BatchSizeOption,
     BudgetOption,
+    DefenseOption,
     DeviceOption,
     Dtype,
     NetworkOption,
     OutOption,
     RedactOption,
+    RuleOption,
     SeedOption,
     ThreadsOption,
     ThresholdOption,
@@ -68,7 +70,8 @@ def audit(
     attack: Annotated[str, typer.Option("--attack", help=f"One of: {', '.join(ATTACKS)}.")] = "auto",
     batches: Annotated[int, typer.Option("--batches", min=1, help="How many batches to draw and attack.")] = 1,
     seed: SeedOption = 0,
-    rule: Annotated[str, typer.Option("--rule", help="What the client does: fedsgd.")] = "fedsgd",
+    rule: RuleOption = "fedsgd",
+    defense: DefenseOption = None,
     normalize: Annotated[
         str,
         typer.Option("--normalize", metavar="HOW", help="channel, none, or MEAN,...:STD,... (decides how much leaks)."),
@@ -100,6 +103,7 @@ def audit(
         network_name=network,
         dataset=dataset,
         rule=build_rule(rule),
+        defenses=tuple(build_defense(text) for text in defense or ()),
         attack=build_attack(attack, budget=parse_budget(budget), layer=layer),
         batch_size=batch_size,
         batches=batches,

@@ -9,16 +9,19 @@ import torch
 import typer
 
 from seepage.attacks.disaggregation import Budget
+from seepage.audit.catalogue import DEFENSES, RULES
 from seepage.errors import InputError
 
 __all__ = [
     "BatchSizeOption",
     "BudgetOption",
+    "DefenseOption",
     "DeviceOption",
     "Dtype",
     "NetworkOption",
     "OutOption",
     "RedactOption",
+    "RuleOption",
     "SeedOption",
     "ThreadsOption",
     "ThresholdOption",
@@ -47,6 +50,22 @@ NetworkOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Root of all chance: network, batches, attack.")]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Examples a batch.")]
+RuleOption = Annotated[
+    str,
+    typer.Option(
+        "--rule",
+        metavar="SPEC",
+        help=f"What the client does: {', '.join(RULES)}; options after a colon, as in fedavg:epochs=2,lr=0.01.",
+    ),
+]
+DefenseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--defense",
+        metavar="SPEC",
+        help=f"What the client does to its update, repeatable, in order: {', '.join(DEFENSES)}; as in noise:0.01.",
+    ),
+]
 OutOption = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where findings.jsonl and report.html go.")]
 BudgetOption = Annotated[
     str, typer.Option("--budget", metavar="LIMIT", help="Of each batch: 60s, 10m, or a number of samples such as 5e6.")

@@ -1,13 +1,14 @@
-"""What a client does with its batch before anything is sent."""
+"""What a client does with its batch before anything is sent: one gradient. Other rules have files of their own."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from seepage.types import GradientUpdate, PrivateBatch
+from seepage.federated.client import BatchNorm, chance, client_copy, statistics_change
+from seepage.federated.wording import write
+from seepage.types import GradientUpdate, PrivateBatch, Traces
 
 __all__ = ["FedSGD"]
 
@@ -19,28 +20,52 @@ class FedSGD:
     The network is run in the mode it is in (training or evaluation), on a copy: its batch-norm statistics and
     gradients stay as they were. Dropout draws from the generator.
 
+    Args:
+        batch_norm: whether batch norm runs as sent, on the batch's statistics or on the running ones.
+        statistics: whether the change of the running statistics (before minus after) is sent beside the gradient.
+
     Reference:
         McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017.
     """
 
+    batch_norm: BatchNorm = BatchNorm.AS_SENT
+    statistics: bool = False
+
     @property
     def name(self) -> str:
-        """``fedsgd``."""
-        return "fedsgd"
+        """``fedsgd``, with the options that are not at their default."""
+        return write("fedsgd", self)
 
     @property
     def is_gradient(self) -> bool:
         """True: nothing but one gradient is sent."""
         return True
 
+    @property
+    def traces(self) -> Traces:
+        """At the state sent out; of the first layer alone where batch norm does not run as it was sent."""
+        return Traces.AT_START if self.batch_norm is BatchNorm.AS_SENT else Traces.ALONG_THE_WAY
+
+    def as_gradient(
+        self,
+        update: GradientUpdate,
+        *,
+        network: nn.Module,  # noqa: ARG002
+        batch_size: int | None = None,  # noqa: ARG002
+    ) -> GradientUpdate:
+        """The update itself."""
+        return update
+
+    def rounding(self, parameter: Tensor, *, batch_size: int | None = None) -> float:  # noqa: ARG002
+        """Zero: nothing but gradients was rounded."""
+        return 0.0
+
     def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate:
         """The gradient of every trainable parameter that the loss depends on, keyed as ``named_parameters()``."""
-        client = copy.deepcopy(network)
+        client = client_copy(network, self.batch_norm)
         trainable = {name: value for name, value in client.named_parameters() if value.requires_grad}
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
+        with chance(generator):
             loss = cross_entropy(client(batch.inputs), batch.labels)
             gradients = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
-        return GradientUpdate(
-            {name: value for name, value in zip(trainable, gradients, strict=True) if value is not None}
-        )
+        sent = {name: value for name, value in zip(trainable, gradients, strict=True) if value is not None}
+        return GradientUpdate({**sent, **(statistics_change(network, client) if self.statistics else {})})

@@ -60,11 +60,13 @@ def unmix(
         tolerance: stop when every source moves by less (one minus cosine).
 
     Returns:
-        ``[k, k]``: one row of weights on ``S`` a source.
+        ``[k, k]``: one row of weights on ``S`` a source; ``[0, k]`` if ``S`` is blank.
 
     Reference:
         Hyvärinen and Oja, Independent Component Analysis: Algorithms and Applications, 2000, sections 6.1 to 6.2.
     """
+    if float(S.abs().amax()) < 1e-30:
+        return S.new_empty(0, len(S))
     whitening = _whitening(S)
     Z = whitening @ S
     k = len(Z)

@@ -32,7 +32,9 @@ class LowRank:
         return len(self.singular)
 
 
-def low_rank_factors(matrix: Tensor, *, generator: torch.Generator, start_rank: int = 64) -> LowRank | None:
+def low_rank_factors(
+    matrix: Tensor, *, generator: torch.Generator, start_rank: int = 64, rounding: float = 0.0
+) -> LowRank | None:
     """Factors of ``matrix [m, n]`` at its numerical rank, or ``None`` if it has no clear one below ``min(m, n)``.
 
     A randomised range finder (Halko, Martinsson, Tropp 2011, algorithm 4.1) whose sketch doubles until the singular
@@ -42,12 +44,15 @@ def low_rank_factors(matrix: Tensor, *, generator: torch.Generator, start_rank: 
         matrix: ``[m, n]`` of any floating dtype, whose rounding decides what counts as zero.
         generator: draws the sketch.
         start_rank: width of the first sketch.
+        rounding: root mean square of independent errors of its entries, where they are larger than its dtype's.
     """
     rows, columns = matrix.shape
     width = min(start_rank, rows, columns)
     while True:
         left, singular, right = _sketched_svd(matrix, width, generator)
-        rank = numerical_rank(singular, torch.finfo(matrix.dtype).eps)
+        level = 3 * rounding * (rows**0.5 + columns**0.5)  # their largest singular value, and a margin
+        eps = max(torch.finfo(matrix.dtype).eps, level / (100 * max(float(singular[0]), 1e-300)))
+        rank = numerical_rank(singular, eps)
         if rank is not None:
             noise = float(singular[rank] / singular[0])
             return LowRank(left=left[:, :rank], singular=singular[:rank], right=right[:rank], noise=noise)

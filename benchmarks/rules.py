@@ -1,0 +1,171 @@
+"""SPEAR under every rule and defense, CIFAR-10, b = 8. Run: python benchmarks/rules.py [--seeds 5] [--workers 2]."""
+
+import argparse
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from seepage.attacks.disaggregation import Budget
+from seepage.audit.catalogue import build_attack, build_defense, build_rule
+from seepage.audit.findings import Finding
+from seepage.audit.run import Audit
+from seepage.data.sources import load_dataset
+from seepage.networks.zoo import build_network
+
+DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+RESULTS = Path(__file__).parent / "results" / "rules.md"
+NETWORK = "mlp:400,400,400"
+BATCH_SIZE = 8
+SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One line of a table: what the client does, and in which precision."""
+
+    rule: str = "fedsgd"
+    defenses: tuple[str, ...] = ()
+    dtype: str = "float32"
+
+
+STEPS = tuple(
+    Cell(rule=f"fedavg:epochs={epochs},lr={lr}", dtype=dtype)
+    for dtype in ("float32", "float64")
+    for lr in (0.001, 0.01)
+    for epochs in (1, 2, 4, 8)
+)
+RULES = tuple(
+    Cell(rule=rule)
+    for rule in (
+        "fedsgd",
+        "fedavg:epochs=1,local_batch=4,lr=0.01",
+        "fedavg:epochs=2,local_batch=4,lr=0.001",
+        "fedavg:epochs=1,local_batch=1,lr=0.001",
+        "fedavg:epochs=2,lr=0.001,momentum=0.9",
+        "fedavg:epochs=2,lr=0.001,weight_decay=0.01",
+        "fedavg:epochs=2,lr=0.001,optimizer=adam",
+        "dpsgd:clip=1,noise=0",
+        "dpsgd:clip=1,noise=0.001",
+        "dpsgd:clip=1,noise=1",
+        "sum:clients=2",
+        "sum:clients=4",
+        "sum:clients=4,of=fedavg:epochs=2,lr=0.001",
+    )
+)
+DEFENSES = tuple(
+    Cell(defenses=(defense,))
+    for defense in (
+        "noise:1e-6,relative=true",
+        "noise:0.001,relative=true",
+        "noise:0.1,relative=true",
+        "laplace:0.001,relative=true",
+        "clip:1",
+        "topk:0.1",
+        "topk:0.9",
+        "random:0.5",
+        "sign",
+        "quantise:4",
+        "quantise:8",
+        "quantise:16",
+        "fp16",
+        "bf16",
+        "drop:1",
+        "drop:*",
+    )
+)
+
+
+def run(job: tuple[Cell, int]) -> Finding:
+    """One batch of one seed, with its own network."""
+    cell, seed = job
+    torch.set_num_threads(1)
+    dataset = load_dataset(str(DATA / "cifar10/cifar10_test.npz"))
+    audit = Audit(
+        network=build_network(NETWORK, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed),
+        network_name=NETWORK,
+        dataset=dataset,
+        rule=build_rule(cell.rule),
+        defenses=tuple(build_defense(text) for text in cell.defenses),
+        attack=build_attack("spear", budget=Budget(seconds=SECONDS)),
+        batch_size=BATCH_SIZE,
+        seed=seed,
+        dtype=getattr(torch, cell.dtype),
+    )
+    return next(iter(audit())).finding
+
+
+def line(cell: Cell, findings: Sequence[Finding]) -> str:
+    """One row of the results: a word for it, and how the audits ended."""
+    ends = [end(finding) for finding in findings]
+    examples = sum(finding.batch_size for finding in findings)
+    exact = sum(finding.exact_examples for finding in findings)
+    certified = sum(sum(finding.certified) for finding in findings)
+    wrong = sum(
+        sure and not truth
+        for finding in findings
+        for sure, truth in zip(finding.certified, finding.scores.get("exact") or [], strict=True)  # type: ignore[arg-type]
+    )
+    layers = sorted({finding.layer or "input" for finding in findings if finding.scores})
+    counts = ", ".join(f"{ends.count(one)} {one}" for one in dict.fromkeys(ends))
+    seconds = statistics.median(finding.seconds for finding in findings)
+    client = " + ".join((findings[0].rule, *findings[0].defenses))
+    return (
+        f"| `{client}` | {cell.dtype} | {counts} | {', '.join(layers)} | {exact / examples:.3f} | "
+        f"{certified / examples:.3f} | {wrong} | {seconds:.1f} |"
+    )
+
+
+def end(finding: Finding) -> str:
+    """How one audit ended, by the truth: the attack's own word is ``certified``."""
+    if finding.obstacles:
+        return "obstacle"
+    if finding.error is not None:
+        return "broke"
+    if finding.outcome == "failed":
+        return "failed"
+    if finding.exact_examples == 0:
+        return "found nothing"
+    return "all found" if finding.exact_examples == finding.batch_size else "some found"
+
+
+def main() -> None:
+    """Run all cells and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    text = (
+        f"# SPEAR under rules and defenses\n\nCommand: `python benchmarks/rules.py --seeds {options.seeds} --workers "
+        f"{options.workers}`. CIFAR-10 normalised by channel, {NETWORK}, b = {BATCH_SIZE}, seeds 0 to "
+        f"{options.seeds - 1}, one fresh network (PyTorch's default start) and one batch each; every run is counted. "
+        f"The server knows the rule, not the batch size, not the defense. Budget {SECONDS:.0f} s a batch on 1 thread. "
+        f"Machine: {platform.machine()}, {os.cpu_count()} cores shared with other work, "
+        f"torch {torch.__version__}, CPU. *All found* and *some found* are by the truth; *failed* gave a reason, "
+        "*obstacle* was not run. Where the layer is not the input, inputs of that inner layer are counted. "
+        "Exact and certified are shares of examples.\n"
+    )
+    titles = (("FedAvg, local steps on the whole batch", STEPS), ("Rules", RULES), ("Defenses, of fedsgd", DEFENSES))
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        for title, cells in titles:
+            text += (
+                f"\n## {title}\n\n| client | dtype | how the audits ended | layer | exact | certified | wrong "
+                "certificates | median s |\n|---|---|---|---|--:|--:|--:|--:|\n"
+            )
+            jobs = [(cell, seed) for cell in cells for seed in range(options.seeds)]
+            findings = list(pool.map(run, jobs))
+            for index, cell in enumerate(cells):
+                text += line(cell, findings[index * options.seeds : (index + 1) * options.seeds]) + "\n"
+            print(text, flush=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(text, encoding="utf8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Without a replay, zeros and rank certify exactly where the client's rule promises what they rest on."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from seepage.attacks.disaggregation import Budget
+from seepage.attacks.spear import SPEAR
+from seepage.audit.catalogue import build_defense, build_rule
+from seepage.data.sources import load_dataset
+from seepage.networks.layers import read_layers
+from seepage.networks.zoo import build_network
+from seepage.types import Observation, Outcome, PrivateBatch, Reconstruction, ThreatModel
+
+
+def observe(
+    rule: str, *defenses: str, count: int = 4, spec: str = "mlp:200,150", dtype: torch.dtype = torch.float64
+) -> tuple[Observation, PrivateBatch]:
+    digits = load_dataset("digits")
+    drawn = digits.batch(torch.arange(count) * 131)
+    batch = PrivateBatch(inputs=drawn.inputs.to(dtype), labels=drawn.labels)
+    network = build_network(spec, input_shape=digits.input_shape, classes=10, seed=0).to(dtype)
+    chance = torch.Generator().manual_seed(0)
+    made = build_rule(rule)
+    update = made(network, batch, chance)
+    for text in defenses:
+        update = build_defense(text)(update, chance)
+    return ThreatModel().view(network=network, update=update, batch=batch, rule=made, classes=10), batch
+
+
+def invert(seen: Observation, *, inner: bool = False) -> Reconstruction:
+    layers = read_layers(seen.latest.network, seen.input_shape).layers
+    attack = SPEAR(layer=layers[1].name if inner else None, budget=Budget(samples=30_000))
+    return attack(seen, generator=torch.Generator().manual_seed(0))
+
+
+def assert_certified_inputs_are_true(result: Reconstruction, batch: PrivateBatch) -> None:
+    assert result.inputs is not None
+    rows = result.inputs[result.certified].flatten(1)
+    assert len(rows)
+    assert float(torch.cdist(rows, batch.inputs.flatten(1), p=torch.inf).min(dim=1).values.max()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "rule", ["dpsgd:clip=0.5,noise=0", "fedavg:epochs=2,lr=0.001", "sum:2,of=dpsgd:clip=1,noise=0"]
+)
+def test_a_sum_of_gradients_of_single_examples_is_certified_at_the_first_layer(rule: str) -> None:
+    seen, batch = observe(rule)
+    result = invert(seen)
+    assert_certified_inputs_are_true(result, batch)
+    assert "plain gradient" in str(result.stats["replay"])
+    assert result.labels is None  # labels come from the replay alone
+
+
+def test_one_local_step_on_the_whole_batch_is_replayed() -> None:
+    seen, batch = observe("fedavg:lr=0.05,momentum=0.9,weight_decay=0.01")
+    result = invert(seen)
+    assert result.outcome is Outcome.EXACT, result.reason
+    assert result.labels is not None
+    assert result.labels.sort().values.equal(batch.labels.sort().values)
+
+
+def test_momentum_and_weight_decay_of_many_steps_leave_the_inputs_in_place() -> None:
+    seen, batch = observe("fedavg:epochs=4,lr=0.0005,momentum=0.9,weight_decay=0.1")
+    assert_certified_inputs_are_true(invert(seen), batch)
+
+
+def test_an_inner_layer_is_certified_at_the_state_sent_out_only() -> None:
+    plain = invert(observe("fedsgd")[0], inner=True)
+    clipped = invert(observe("dpsgd:clip=0.5,noise=0")[0], inner=True)
+    assert bool(plain.certified.all())
+    assert bool(clipped.certified.all())
+    moved = invert(observe("fedavg:epochs=2,lr=1e-7")[0], inner=True)
+    assert not bool(moved.certified.any())
+    assert moved.outcome is not Outcome.EXACT
+
+
+def test_the_same_update_is_not_certified_where_the_rule_promises_nothing_or_is_unknown() -> None:
+    seen, _ = observe("dpsgd:clip=0.5,noise=0")
+    assert invert(seen).outcome is Outcome.EXACT
+    for rule, word in ((build_rule("dpsgd:noise=0.1"), "no sum of gradients"), (None, "without knowing")):
+        result = invert(dataclasses.replace(seen, rule=rule))
+        assert result.outcome is Outcome.APPROXIMATE
+        assert not bool(result.certified.any())
+        assert word in result.reason
+
+
+def test_the_sign_of_one_examples_gradient_is_not_taken_for_the_gradient() -> None:
+    # Its rank is one again, its zeros are the true ones, and nothing is pinned: only a replay could tell.
+    for rule, inner in (("fedsgd", True), ("fedavg:epochs=2,lr=1e-6", False)):
+        result = invert(observe(rule, "sign", count=1)[0], inner=inner)
+        assert not bool(result.certified.any())
+    result = invert(observe("fedsgd", "sign", count=1)[0])
+    assert not bool(result.certified.any())
+
+
+@pytest.mark.parametrize(
+    ("rule", "defenses"), [("fedavg:lr=0.0001", []), ("fedsgd", ["noise:2e-5,relative=true"])], ids=["weights", "noise"]
+)
+def test_what_came_out_too_rough_is_found_and_not_certified(rule: str, defenses: list[str]) -> None:
+    # Of pixels, what is off by more than half a grey level; of tables, any digit.
+    seen, batch = observe(rule, *defenses, dtype=torch.float32)
+    result = invert(seen)
+    assert result.outcome is Outcome.APPROXIMATE
+    assert not bool(result.certified.any())
+    assert "too rough" in result.reason
+    assert result.inputs is not None
+    found = result.inputs.flatten(1)
+    assert float(torch.cdist(found, batch.inputs.flatten(1), p=torch.inf).min(dim=1).values.max()) < 5e-2
+    precise = invert(observe("fedavg:lr=0.001")[0])
+    assert precise.outcome is Outcome.EXACT
+
+
+@pytest.mark.parametrize("pattern", ["1", "1.bias", "*.weight", "*"])
+def test_dropped_tensors_are_an_obstacle_or_another_layer_is_attacked(pattern: str) -> None:
+    names = [layer.name for layer in read_layers(observe("fedsgd")[0].latest.network, (1, 8, 8)).layers]
+    assert names[0] == "1"
+    seen, _ = observe("fedsgd", f"drop:{pattern}")
+    told = SPEAR(layer="1").obstacles(seen)
+    assert [word in str(told[0]) for word in ("holds no gradient", "withheld")] == [True, True]
+    if pattern.startswith("1"):
+        assert not SPEAR().obstacles(seen)  # the next layer still shows its inputs
+        assert invert(seen).layer == names[1]
+    else:
+        assert SPEAR().obstacles(seen)
