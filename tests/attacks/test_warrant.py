@@ -96,18 +96,19 @@ def test_the_sign_of_one_examples_gradient_is_not_taken_for_the_gradient() -> No
 
 
 @pytest.mark.parametrize(
-    ("rule", "defenses"), [("fedavg:lr=0.0001", []), ("fedsgd", ["noise:2e-5,relative=true"])], ids=["weights", "noise"]
+    ("rule", "defenses"), [("fedavg:lr=0.001", []), ("fedsgd", ["noise:2e-5,relative=true"])], ids=["weights", "noise"]
 )
 def test_what_came_out_too_rough_is_found_and_not_certified(rule: str, defenses: list[str]) -> None:
-    # Of pixels, what is off by more than half a grey level; of tables, any digit.
+    # A large number in a table has more digits than a pixel: the same rows, said to be no image.
     seen, batch = observe(rule, *defenses, dtype=torch.float32)
+    seen = dataclasses.replace(seen, input_shape=(64,))
     result = invert(seen)
     assert result.outcome is Outcome.APPROXIMATE
     assert not bool(result.certified.any())
     assert "too rough" in result.reason
     assert result.inputs is not None
     found = result.inputs.flatten(1)
-    assert float(torch.cdist(found, batch.inputs.flatten(1), p=torch.inf).min(dim=1).values.max()) < 5e-2
+    assert float(torch.cdist(found, batch.inputs.flatten(1), p=torch.inf).min(dim=1).values.max()) < 1e-2
     precise = invert(observe("fedavg:lr=0.001")[0])
     assert precise.outcome is Outcome.EXACT
 
