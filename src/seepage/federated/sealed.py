@@ -73,7 +73,7 @@ def read_sealed(path: Path | str, *, form: str, most_bytes: int = MOST_BYTES) ->
     metadata = _metadata(path, table.pop("__metadata__", None), form)
     _check_table(path, table, size)
     try:
-        tensors = load(content)
+        tensors = dict(sorted(load(content).items()))  # load has no order of its own
     except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
         raise _refusal(path, "a whole safetensors file", str(error)) from error
     for name, tensor in tensors.items():
@@ -172,7 +172,7 @@ def _seal(form: str, header: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
