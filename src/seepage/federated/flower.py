@@ -2,6 +2,9 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from types import MethodType
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +14,8 @@ from seepage.federated.sinks import Decision, Known, Sink, decide, refuse
 from seepage.federated.storage import Capture, UpdateKind
 
 __all__ = ["capture_mod", "capture_strategy"]
+
+_FAILED_PRECONDITION = 6  # flwr.common.constant.ErrorCode.MOD_FAILED_PRECONDITION
 
 
 def capture_strategy(
@@ -42,36 +47,28 @@ def capture_strategy(
     for name in ("configure_train", "aggregate_train"):
         if not callable(getattr(strategy, name, None)):
             raise InputError(f"`strategy` should be a flwr.serverapp strategy with `{name}`; found {type(strategy)}.")
+    training = _Training(known=known or Known(), learning_rate=learning_rate, local_steps=local_steps, rule=rule)
     wrapped = copy.copy(strategy)
-    sent: dict[int, dict[str, Tensor]] = {}
+    configure, aggregate = (_method(strategy, wrapped, name) for name in ("configure_train", "aggregate_train"))
+    sent: dict[int, Any] = {}  # the record that each node got
 
     def configure_train(server_round: int, arrays: Any, config: Any, grid: Any) -> list[Any]:
-        messages = list(type(strategy).configure_train(wrapped, server_round, arrays, config, grid))
+        messages = list(configure(server_round, arrays, config, grid))
         sent.clear()
-        for message in messages:
-            sent[message.metadata.dst_node_id] = _weights(message)
+        sent.update({message.metadata.dst_node_id: message for message in messages})
         return messages
 
     def aggregate_train(server_round: int, replies: Iterable[Any]) -> Any:
         kept = []
         for reply in replies:
-            if reply.has_error():
-                kept.append(reply)  # the strategy counts failures itself
-                continue
             node = reply.metadata.src_node_id
-            build = _pair(
-                lambda node=node: sent[node],
-                lambda reply=reply: _weights(reply),
-                known=known or Known(),
-                learning_rate=learning_rate,
-                local_steps=local_steps,
-                rule=rule,
-                number=server_round,
-                client=str(node),
-            )
-            if _decide(sink, build).release:
+            # What failed at the client goes on: the strategy counts failures itself.
+            if (
+                reply.has_error()
+                or training.judge(sink, sent.get(node), reply, number=server_round, client=str(node)).release
+            ):
                 kept.append(reply)
-        return type(strategy).aggregate_train(wrapped, server_round, kept)
+        return aggregate(server_round, kept)
 
     wrapped.configure_train = configure_train
     wrapped.aggregate_train = aggregate_train
@@ -101,85 +98,63 @@ def capture_mod(
         InputError: flwr is missing.
     """
     flwr = _flwr()
+    training = _Training(known=known or Known(), learning_rate=learning_rate, local_steps=local_steps, rule=rule)
 
     def mod(message: Any, context: Any, call_next: Callable[[Any, Any], Any]) -> Any:
         if not str(message.metadata.message_type).startswith("train"):
             return call_next(message, context)
-        try:
-            before = _weights(message)  # read now: the client may work in place
-        except Exception as error:
-            before, failed = {}, error
-        else:
-            failed = None
+        received = copy.deepcopy(message)  # the client may work in place
         reply = call_next(message, context)
-        if reply.has_error():
+        if reply.has_error() or training.judge(sink, received, reply, number=_round(received), client=None).release:
             return reply
-        build = _pair(
-            lambda: _or_raise(before, failed),
-            lambda: _weights(reply),
-            known=known or Known(),
-            learning_rate=learning_rate,
-            local_steps=local_steps,
-            rule=rule,
-            number=_round(message),
-            client=None,
-        )
-        if _decide(sink, build).release:
-            return reply
-        error = flwr.Error(code=6, reason="held back by the client's audit")  # ErrorCode.MOD_FAILED_PRECONDITION
-        return flwr.Message(error, reply_to=message)
+        refusal = flwr.Error(code=_FAILED_PRECONDITION, reason="held back by the client's audit")
+        return flwr.Message(refusal, reply_to=message)
 
     return mod
 
 
-def _pair(
-    before: Callable[[], dict[str, Tensor]],
-    after: Callable[[], dict[str, Tensor]],
-    *,
-    known: Known,
-    learning_rate: float | None,
-    local_steps: int | None,
-    rule: str,
-    number: int | None,
-    client: str | None,
-) -> Callable[[], Capture]:
-    def build() -> Capture:
-        header = known.header(
-            UpdateKind.PAIR,
-            rule=rule,
-            learning_rate=learning_rate,
-            local_steps=local_steps,
-            number=number,
-            client=client,
-            versions={"flwr": _flwr_version()},
-        )
-        return Capture(header=header, before=before(), after=after())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Training:
+    """What Flower's messages do not say of how the clients train."""
 
-    return build
+    known: Known
+    learning_rate: float | None
+    local_steps: int | None
+    rule: str
 
-
-def _decide(sink: Sink, build: Callable[[], Capture]) -> Decision:
-    """``decide``, where a capture that cannot even be put together holds back as well."""
-    try:
-        capture = build()
-    except Exception as error:
-        return refuse(f"no capture could be made: {type(error).__name__}: {error}")
-    return decide(sink, capture)
+    def judge(self, sink: Sink, received: Any, reply: Any, *, number: int | None, client: str | None) -> Decision:
+        """Ask the sink; what cannot even be captured is held back as well."""
+        try:
+            header = self.known.header(
+                UpdateKind.PAIR,
+                rule=self.rule,
+                learning_rate=self.learning_rate,
+                local_steps=self.local_steps,
+                number=number,
+                client=client,
+                versions={"flwr": version("flwr")},
+            )
+            capture = Capture(header=header, before=_weights(received), after=_weights(reply))
+        except Exception as error:
+            return refuse(f"no capture could be made: {type(error).__name__}: {error}")
+        return decide(sink, capture)
 
 
-def _or_raise(weights: dict[str, Tensor], failed: Exception | None) -> dict[str, Tensor]:
-    if failed is not None:
-        raise failed
-    return weights
+def _method(strategy: Any, wrapped: Any, name: str) -> Callable[..., Any]:
+    """The strategy's own method, working on the copy; that of an earlier wrapper where there is one."""
+    found: Callable[..., Any] = vars(strategy).get(name) or MethodType(getattr(type(strategy), name), wrapped)
+    return found
 
 
 def _weights(message: Any) -> dict[str, Tensor]:
-    """The one record of named arrays that a message holds, as tensors of their own."""
+    """The one record of named arrays that a message holds."""
+    if message is None:
+        raise InputError("A reply should answer a message of this round; found none that was sent to its node.")
     records: Mapping[str, Any] = message.content.array_records
     if len(records) != 1:
         raise InputError(f"A training message should hold one ArrayRecord; found {len(records)}.")
-    record = next(iter(records.values()))
-    return {name: tensor.clone() for name, tensor in record.to_torch_state_dict().items()}
+    weights: dict[str, Tensor] = next(iter(records.values())).to_torch_state_dict()
+    return weights
 
 
 def _round(message: Any) -> int | None:
@@ -196,9 +171,3 @@ def _flwr() -> Any:
     except ImportError as error:
         raise InputError("Flower should be installed for this hook (pip install 'seepage[flower]').") from error
     return flwr.app
-
-
-def _flwr_version() -> str:
-    from importlib.metadata import version
-
-    return version("flwr")
