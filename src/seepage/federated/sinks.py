@@ -63,6 +63,7 @@ class Known:
         local_steps: int | None,
         number: int | None,
         client: str | None = None,
+        batch_size: int | None = None,
         versions: Mapping[str, str] | None = None,
     ) -> CaptureHeader:
         """The header of one capture; ``client`` stands in where the hook was told no name.
@@ -78,7 +79,7 @@ class Known:
                 rule=rule,
                 learning_rate=learning_rate,
                 local_steps=local_steps,
-                batch_size=self.batch_size,
+                batch_size=self.batch_size if batch_size is None else batch_size,
                 round=number,
                 client=None if name is None else client_digest(name, salt=self.salt),
                 input_shape=self.input_shape,
