@@ -185,3 +185,12 @@ def test_captures_of_the_same_name_do_not_replace_each_other(tmp_path: Path) -> 
             train(network, batch, optimizer)
     assert len(list(tmp_path.iterdir())) == 2
     assert decide(broken, read_capture(next(tmp_path.iterdir()))).release is False
+
+
+def test_without_the_state_sent_out_nothing_is_judged() -> None:
+    network, batch = client()
+    update = FedSGD()(network, batch, torch.Generator())
+    header = KNOWN.header(UpdateKind.GRADIENT, rule="fedsgd", learning_rate=None, local_steps=1, number=0)
+    decision = decide(gate(), Capture(header=header, update=update))
+    assert decision.release is False
+    assert "state that was sent out" in decision.reason

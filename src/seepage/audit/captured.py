@@ -179,10 +179,9 @@ def observe(capture: Capture, network: nn.Module, *, input_shape: tuple[int, ...
     server = copy.deepcopy(network).to(dtype)
     if capture.before:
         _put(server, capture)
-    parameters = dict(server.named_parameters())
-    pair = capture.header.kind is UpdateKind.PAIR
+    parameters, state = dict(server.named_parameters()), server.state_dict()
     for name, tensor in sent.items():
-        if name not in parameters and not pair:
+        if name not in state:  # differences hold buffers as well
             raise InputError(f"The update's `{name}` should be a parameter of the network; found no such parameter.")
         if name in parameters and tensor.shape != parameters[name].shape:
             raise InputError(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from seepage.audit.captured import CapturedAudit
 from seepage.audit.record import Verdict
+from seepage.errors import InputError
 from seepage.federated.sinks import Decision
 from seepage.federated.storage import Capture
 
@@ -35,8 +36,11 @@ class LeakGate:
         """Attack it.
 
         Raises:
-            InputError: the capture does not fit the network; hooks hold the update back then.
+            InputError: the capture does not fit the network or lacks the state that was sent out, without which an
+                attack would fail for the wrong reason; hooks hold the update back then.
         """
+        if not capture.before:
+            raise InputError("A capture should hold the state that was sent out to be judged; found none.")
         attacked = self.audit(capture)
         if attacked.obstacles:
             return Decision(release=self.release_unattackable, reason=attacked.describe())
