@@ -80,7 +80,7 @@ def compare(folder: Path, place: int) -> dict[str, object]:
     out = folder / f"attack-{place}"
     seepage = [sys.executable, "-m", "seepage"]
     attack = [*seepage, "attack", "--update", str(nearest), "--network", "mlp:200", "--out", str(out)]
-    leaked = subprocess.run([*attack, "--attack", "spear"], check=False).returncode
+    leaked = subprocess.run([*attack, "--attack", "spear", "--budget", "60s"], check=False).returncode
     reconstruction, own = str(out / "reconstruction.safetensors"), str(folder / f"client-{place}" / "truth.safetensors")
     subprocess.run([*seepage, "score", reconstruction, "--truth", own, "--json", str(out / "score.json")], check=False)
     score = json.loads((out / "score.json").read_text())
