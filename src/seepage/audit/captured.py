@@ -190,12 +190,8 @@ def observe(capture: Capture, network: nn.Module, *, input_shape: tuple[int, ...
     update = GradientUpdate({name: tensor.to(dtype) for name, tensor in sent.items() if name in parameters})
     if not update:
         raise InputError("The update should hold a parameter of the network; found none.")
-    return Observation(
-        rounds=(Round(network=server, update=update, batch_size=capture.header.batch_size),),
-        input_shape=input_shape,
-        classes=classes,
-        rule=_rule(capture),
-    )
+    rounds = (Round(network=server, update=update, batch_size=capture.header.batch_size),)
+    return Observation(rounds=rounds, input_shape=input_shape, classes=classes, rule=_rule(capture))
 
 
 def _put(server: nn.Module, capture: Capture) -> None:
