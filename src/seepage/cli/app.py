@@ -16,6 +16,7 @@ from seepage.audit.folder import RunFolder
 from seepage.audit.preflight import inspect_network
 from seepage.audit.record import Verdict, record, verdict
 from seepage.audit.run import Audit
+from seepage.cli import captured
 from seepage.cli.options import (
     BatchSizeOption,
     BudgetOption,
@@ -173,6 +174,10 @@ def report(
 def schema() -> None:
     """Print the JSON schema of one line of findings.jsonl."""
     console.print_json(data=dict(findings_schema()))
+
+
+app.command()(captured.attack)
+app.command()(captured.score)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,1 @@
+"""A Flower app whose server captures what its clients send."""

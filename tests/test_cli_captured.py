@@ -1,0 +1,159 @@
+"""A captured update on the command line: attacked without the truth, scored with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from seepage.cli import main
+from seepage.data.sources import load_dataset
+from seepage.federated.rules import FedSGD
+from seepage.federated.storage import Capture, CaptureHeader, Sign, UpdateKind, write_capture
+from seepage.federated.truth import write_truth
+from seepage.networks.weights import save_weights
+from seepage.networks.zoo import build_network
+from seepage.types import PrivateBatch
+
+SPEC = "mlp:100"
+
+
+def seepage(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    return int(stopped.value.code or 0)
+
+
+def client(b: int = 4) -> tuple[nn.Module, PrivateBatch]:
+    dataset = load_dataset("digits", normalize="none")
+    network = build_network(SPEC, input_shape=dataset.input_shape, classes=dataset.classes, seed=3)
+    return network, PrivateBatch(inputs=dataset.inputs[:b].clone(), labels=dataset.labels[:b].clone())
+
+
+def bundle(path: Path, b: int = 4, *, with_state: bool = True, **fields: object) -> PrivateBatch:
+    network, batch = client(b)
+    update = FedSGD()(network, batch, torch.Generator())
+    header = CaptureHeader.model_validate(
+        {
+            "kind": UpdateKind.GRADIENT,
+            "sign": Sign.UPHILL,
+            "rule": "fedsgd",
+            "input_shape": (1, 8, 8),
+            "classes": 10,
+            **fields,
+        }
+    )
+    write_capture(path, Capture(header=header, update=update, before=network.state_dict() if with_state else None))
+    return batch
+
+
+def attack(tmp_path: Path, *arguments: str, network: str = SPEC) -> int:
+    return seepage("attack", "--network", network, "--out", str(tmp_path / "out"), *arguments)
+
+
+def test_two_commands_from_a_bundle_to_an_exact_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    batch = bundle(tmp_path / "b")
+    assert attack(tmp_path, "--update", str(tmp_path / "b")) == 1
+    finding = json.loads((tmp_path / "out" / "finding.json").read_text())
+    assert finding["outcome"] == "exact"
+    assert finding["certified"] == [True] * 4
+    assert finding["scores"] == {}
+    with Image.open(tmp_path / "out" / "reconstruction.png") as sheet:
+        assert sheet.size == (24, 24)
+    write_truth(tmp_path / "t", batch)
+    capsys.readouterr()
+    written = tmp_path / "out" / "reconstruction.safetensors"
+    assert seepage("score", str(written), "--truth", str(tmp_path / "t"), "--json", str(tmp_path / "s")) == 1
+    assert "4 of 4 examples exact, 4 certified" in capsys.readouterr().out
+    assert json.loads((tmp_path / "s").read_text())["scores"]["exact"] == [True] * 4
+    assert seepage("score", str(written), "--truth", str(tmp_path / "t"), "--threshold", "1") == 0
+
+
+def test_another_truth_is_not_matched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle(tmp_path / "b")
+    attack(tmp_path, "--update", str(tmp_path / "b"))
+    other = load_dataset("digits", normalize="none")
+    write_truth(tmp_path / "t", PrivateBatch(inputs=other.inputs[50:54].clone(), labels=other.labels[50:54].clone()))
+    assert seepage("score", str(tmp_path / "out" / "reconstruction.safetensors"), "--truth", str(tmp_path / "t")) == 0
+    assert "right file" in capsys.readouterr().out
+
+
+def test_a_pair_of_weight_files_is_enough(tmp_path: Path) -> None:
+    network, batch = client()
+    update = FedSGD()(network, batch, torch.Generator())
+    save_weights(network, tmp_path / "before")
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.sub_(update[name])
+    save_weights(network, tmp_path / "after")
+    files = ("--before", str(tmp_path / "before"), "--after", str(tmp_path / "after"))
+    shape = ("--input-shape", "1x8x8", "--classes", "10")
+    assert attack(tmp_path, *files, "--lr", "1.0", "--local-steps", "1", *shape) == 1
+    assert json.loads((tmp_path / "out" / "finding.json").read_text())["outcome"] == "exact"
+    # Of two steps there is no gradient to replay: what is certified rests on the zeros alone, and the finding says so.
+    attack(tmp_path, *files, "--lr", "0.5", "--local-steps", "2", *shape)
+    assert "plain gradient" in json.loads((tmp_path / "out" / "finding.json").read_text())["stats"]["replay"]
+    assert attack(tmp_path, *files, *shape) == 2
+
+
+def test_a_lie_about_the_rule_forges_no_certificate(tmp_path: Path) -> None:
+    network, batch = client()
+    update = FedSGD()(network, batch, torch.Generator())
+    header = CaptureHeader(kind=UpdateKind.GRADIENT, sign=Sign.UPHILL, rule="fedsgd")
+    generator = torch.Generator().manual_seed(0)
+    noised = {name: g + 0.1 * g.std() * torch.randn(g.shape, generator=generator) for name, g in update.items()}
+    write_capture(tmp_path / "b", Capture(header=header, update=noised, before=network.state_dict()))
+    shape = ("--input-shape", "1x8x8", "--classes", "10")
+    assert attack(tmp_path, "--update", str(tmp_path / "b"), "--budget", "20000", *shape) in (0, 3)
+    assert not any(json.loads((tmp_path / "out" / "finding.json").read_text())["certified"])
+
+
+def test_an_obstacle_ends_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = build_network("mlp:50:gelu", input_shape=(1, 8, 8), classes=10, seed=0)
+    update = FedSGD()(network, client()[1], torch.Generator())
+    header = CaptureHeader(kind=UpdateKind.GRADIENT, sign=Sign.UPHILL, input_shape=(1, 8, 8), classes=10)
+    write_capture(tmp_path / "b", Capture(header=header, update=update, before=network.state_dict()))
+    assert attack(tmp_path, "--update", str(tmp_path / "b"), network="mlp:50:gelu") == 3
+    assert "could not be attacked" in capsys.readouterr().out
+
+
+def test_weights_come_from_the_bundle_or_a_file_and_not_from_chance(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle(tmp_path / "b", with_state=False)
+    assert attack(tmp_path, "--update", str(tmp_path / "b")) == 2
+    assert "--weights" in capsys.readouterr().err
+    save_weights(client()[0], tmp_path / "w")
+    assert attack(tmp_path, "--update", str(tmp_path / "b"), "--weights", str(tmp_path / "w")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--network", "mlp:99"), "before/1.bias"),
+        (("--network", "mlp:100,50"), "before/"),
+        (("--normalize", "channel"), "--normalize"),
+        (("--lr", "0.1"), "--lr"),
+        (("--attack", "magic"), "--attack"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    arguments: tuple[str, str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle(tmp_path / "b")
+    assert attack(tmp_path, "--update", str(tmp_path / "b"), *arguments) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_the_attack_opens_no_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle(tmp_path / "b")
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("the truth was opened")
+
+    monkeypatch.setattr("seepage.cli.captured.read_truth", forbidden)
+    assert attack(tmp_path, "--update", str(tmp_path / "b")) == 1
