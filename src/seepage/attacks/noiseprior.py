@@ -6,15 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from seepage.attacks.labels import LastLayer, batch_size, estimate, label_obstacles, silent, usable
+from seepage.attacks.labelattack import LabelAttack, Question
+from seepage.attacks.labels import usable
 from seepage.errors import InputError
-from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+from seepage.types import Observation, Obstacle
 
 __all__ = ["NoisePrior", "noise_inputs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoisePrior:
+class NoisePrior(LabelAttack):
     """``n = K (p - gb)``, the mean embedding ``mu`` at its most probable value, p averaged over a cloud about it.
 
     Row i of the gradient is ``gb_i mu - (n_i / K) delta_i``, with ``delta_i`` the distance of class i's mean from mu.
@@ -40,7 +41,7 @@ class NoisePrior:
 
     def obstacles(self, observation: Observation) -> list[Obstacle]:
         """It needs the bias of the last layer, which should be a module, and the batch size."""
-        found = label_obstacles(observation)
+        found = LabelAttack.obstacles(self, observation)
         if not found and usable(observation).name not in dict(observation.latest.network.named_modules()):
             name = usable(observation).name
             found.append(
@@ -48,26 +49,12 @@ class NoisePrior:
             )
         return found
 
-    def __call__(
-        self,
-        observation: Observation,
-        *,
-        generator: torch.Generator,
-        progress: Progress = go_on,  # noqa: ARG002 - quick
-    ) -> Reconstruction:
-        """See the class."""
-        layer = usable(observation)
-        failed = silent(layer, self.name)
-        if failed is not None:
-            return failed
-        inputs = noise_inputs(observation, self.noises, generator)
+    def counts(self, question: Question) -> Tensor:
+        """``[C]``, by as many forward passes as there are noise inputs."""
+        layer, examples, observation = question.layer, question.examples, question.observation
+        inputs = noise_inputs(observation, self.noises, question.generator)
         cloud = _embeddings(observation.latest.network, layer.name, inputs).to(layer.W)  # [N, m]
-        return estimate(self.counts(layer, cloud), batch_size(layer), method=self.name)
-
-    def counts(self, layer: LastLayer, cloud: Tensor) -> Tensor:
-        """``[C]`` before rounding, from the embeddings ``[N, m]`` of noise."""
-        examples, start = batch_size(layer), cloud.mean(0)
-        p = layer.probabilities(cloud).mean(0)
+        start, p = cloud.mean(0), layer.probabilities(cloud).mean(0)
         for _ in range(self.rounds):
             n = (examples * (p - layer.gb)).clamp_min(0.5)
             weight = 1 / ((n / examples).square() * (1 / n + self.between))  # [C], in units of 1 / S
