@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.labelattack import LabelAttack, Question
-from seepage.attacks.labels import to_labels
+from seepage.attacks.labelcounts import to_labels
 from seepage.types import Reconstruction
 
 __all__ = ["ILRG"]

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seepage.attacks.labels import LastLayer, batch_size, estimate, label_obstacles, silent, usable
+from seepage.attacks.labelcounts import estimate
+from seepage.attacks.labels import LastLayer, batch_size, label_obstacles, silent, usable
 from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
 
 __all__ = ["LabelAttack", "Question"]

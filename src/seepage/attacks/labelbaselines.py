@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.labelattack import LabelAttack, Question
-from seepage.attacks.labelcounts import round_counts
-from seepage.attacks.labels import to_labels
+from seepage.attacks.labelcounts import round_counts, to_labels
 from seepage.types import Reconstruction
 
 __all__ = ["IDLG", "AllZeros", "EvenCounts", "SignRule", "UniformProbabilities"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from seepage.attacks.disaggregation import Budget
 from seepage.attacks.spear import SPEAR
+from seepage.audit.labelcatalogue import LABEL_ATTACKS
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
 from seepage.types import Attack, UpdateRule
@@ -29,6 +30,16 @@ class CatalogueEntry:
     needs: str
 
 
+def _labels_only(make: Callable[[], Attack], paper: str, needs: str) -> CatalogueEntry:
+    def build(budget: Budget, layer: str | None) -> Attack:
+        del budget  # they end in seconds
+        if layer is not None:
+            raise InputError(f"`--layer` should be left out: {make().name} reads the last layer; found {layer!r}.")
+        return make()
+
+    return CatalogueEntry(build=build, paper=paper, recovers="how many examples of each class", needs=needs)
+
+
 ATTACKS: Mapping[str, CatalogueEntry] = {
     "spear": CatalogueEntry(
         build=lambda budget, layer: SPEAR(budget=budget, layer=layer),
@@ -36,6 +47,7 @@ ATTACKS: Mapping[str, CatalogueEntry] = {
         recovers="whole batches, exactly, with labels and a certificate",
         needs="a linear layer with bias into a ReLU; b up to about 20",
     ),
+    **{name: _labels_only(*entry) for name, entry in LABEL_ATTACKS.items()},
 }
 
 RULES: Mapping[str, Callable[[], UpdateRule]] = {"fedsgd": FedSGD}
