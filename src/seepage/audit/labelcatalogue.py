@@ -8,6 +8,7 @@ from seepage.attacks.labelbaselines import IDLG, SignRule, UniformProbabilities
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.noiseprior import NoisePrior
 from seepage.attacks.pooled import PooledEmbedding
+from seepage.attacks.rlg import RLG
 from seepage.types import Attack
 
 __all__ = ["LABEL_ATTACKS"]
@@ -22,4 +23,5 @@ LABEL_ATTACKS: Mapping[str, tuple[Callable[[], Attack], str, str]] = {
     "uniform": (UniformProbabilities, "baseline", "a last linear layer with bias, the batch size"),
     "idlg": (IDLG, "Zhao et al., 2020", "a last linear layer with bias, the batch size"),
     "sign-rule": (SignRule, "Yin et al., CVPR 2021", "a last linear layer with bias, the batch size"),
+    "rlg": (RLG, "Dang et al., NeurIPS 2021", "a last linear layer; fewer than C - 1 examples"),
 }
