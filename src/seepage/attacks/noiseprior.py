@@ -20,17 +20,20 @@ class NoisePrior(LabelAttack):
 
     Row i of the gradient is ``gb_i mu - (n_i / K) delta_i``, with ``delta_i`` the distance of class i's mean from mu.
     Prior: ``delta_i ~ N(0, S (1 / n_i + between))``, ``mu ~ N(mu_0, shift S)``, with ``mu_0`` and S from noise inputs.
-    S is common to all terms and drops out: mu is a weighted mean. For untrained networks; approximate.
+    S is common to all terms and drops out: mu is a weighted mean. For untrained networks; approximate. How strong the
+    noise should be is read off the update: its mean embedding is to come near the pooled one.
 
     Args:
         noises: noise inputs: standard normal, or uniform in the observation's bounds.
+        strengths: shares of that noise to choose among; weaker noise lies nearer the lowest input (or zero).
         shift: variance of the mean embedding, in units of S.
         between: variance between classes, in units of S.
         rounds: how often the counts in the weights are estimated again.
     """
 
     noises: int = 300
-    shift: float = 30.0
+    strengths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12)
+    shift: float = 1.0
     between: float = 1.0
     rounds: int = 4
 
@@ -50,10 +53,16 @@ class NoisePrior(LabelAttack):
         return found
 
     def counts(self, question: Question) -> Tensor:
-        """``[C]``, by as many forward passes as there are noise inputs."""
+        """``[C]``, by a forward pass for each noise input and strength."""
         layer, examples, observation = question.layer, question.examples, question.observation
         inputs = noise_inputs(observation, self.noises, question.generator)
-        cloud = _embeddings(observation.latest.network, layer.name, inputs).to(layer.W)  # [N, m]
+        dark = torch.zeros_like(inputs[0]) if observation.bounds is None else observation.bounds[0].to(inputs)
+        pooled = layer.gW.T @ layer.gb / layer.gb.square().sum()
+        clouds = [
+            _embeddings(observation.latest.network, layer.name, dark + share * (inputs - dark)).to(layer.W)
+            for share in self.strengths
+        ]
+        cloud = min(clouds, key=lambda one: float((one.mean(0) - pooled).norm()))  # [N, m]
         start, p = cloud.mean(0), layer.probabilities(cloud).mean(0)
         for _ in range(self.rounds):
             n = (examples * (p - layer.gb)).clamp_min(0.5)
