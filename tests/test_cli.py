@@ -255,3 +255,29 @@ def test_a_batch_that_is_too_large_is_given_up_long_before_the_budget_ends(tmp_p
     assert "nothing more to propose" in finding.reason
     assert "may be too large" in finding.reason
     assert "budget" not in finding.reason
+
+
+def test_labels_are_restored_by_name_and_the_server_may_be_granted_the_batch_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit(tmp_path / "few", "--attack", "labels", "--batch-size", "4") == 1
+    assert "4 of 4 labels certified" in capsys.readouterr().out
+    assert audit(tmp_path / "many", "--attack", "pooled", "--batch-size", "32") == 3
+    assert "--knows batch-size" in capsys.readouterr().out
+    assert audit(tmp_path / "told", "--attack", "pooled", "--batch-size", "32", "--knows", "batch-size") == 1
+    [finding] = read_findings(tmp_path / "told" / "run" / "findings.jsonl")
+    assert "batch_size" in finding.threat_model
+    assert finding.scores["exact_vector"] == 1.0
+
+
+def test_unknown_knowledge_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit(tmp_path, "--knows", "everything") == 2
+    refused(tmp_path, capsys, "--knows", "everything", "batch-size")
+
+
+def test_inspect_says_what_the_last_layer_tells_of_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    shape = ("--network", "mlp:100", "--input-shape", "64")
+    assert seepage("inspect", *shape, "--classes", "10", "--batch-size", "4") == 0
+    assert "within" in capsys.readouterr().out
+    assert seepage("inspect", *shape, "--classes", "10", "--batch-size", "40") == 0
+    assert "--knows batch-size" in capsys.readouterr().out

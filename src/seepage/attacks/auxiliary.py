@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from seepage.attacks.labelattack import LabelAttack, Question
 from seepage.attacks.labelcounts import on_simplex
-from seepage.attacks.labels import batch_size, estimate, label_obstacles, silent, usable
 from seepage.errors import InputError
-from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+from seepage.types import Observation, Obstacle
 
 __all__ = ["AuxiliaryData", "probabilities_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class AuxiliaryData:
+class AuxiliaryData(LabelAttack):
     """Counts by least squares on the simplex: ``min |(P^T - I) n - K gb|``, ``P`` the class means of the softmax.
 
     What is left to do on trained networks when K exceeds what the rank can tell apart. Unlabelled data serve too: then
@@ -45,35 +45,19 @@ class AuxiliaryData:
 
     def obstacles(self, observation: Observation) -> list[Obstacle]:
         """It needs the bias of the last layer, the batch size, and data of the network's input shape."""
-        found = label_obstacles(observation)
+        found = LabelAttack.obstacles(self, observation)
         if tuple(self.inputs.shape[1:]) != tuple(observation.input_shape):
             reason = f"should have shape {list(observation.input_shape)} each; found {list(self.inputs.shape[1:])}."
             found.append(Obstacle(where="auxiliary inputs", reason=reason))
         return found
 
-    def __call__(
-        self,
-        observation: Observation,
-        *,
-        generator: torch.Generator,  # noqa: ARG002 - draws nothing
-        progress: Progress = go_on,  # noqa: ARG002 - quick
-    ) -> Reconstruction:
-        """See the class."""
-        layer = usable(observation)
-        failed = silent(layer, self.name)
-        if failed is not None:
-            return failed
-        examples = batch_size(layer)
-        p = probabilities_of(observation.latest.network, self.inputs).to(layer.gb.device)  # [N, C]
+    def counts(self, question: Question) -> Tensor:
+        """``[C]``, by one forward pass over the data."""
+        layer, examples = question.layer, question.examples
+        p = probabilities_of(question.observation.latest.network, self.inputs).to(layer.gb.device)  # [N, C]
         P = _class_means(p, self.labels)  # [C, C]
-        return estimate(
-            _least_squares(
-                P.T - torch.eye(len(P), dtype=P.dtype, device=P.device), examples * layer.gb, examples, self.steps
-            ),
-            examples,
-            method=self.name,
-            stats={"auxiliary": len(self.inputs)},
-        )
+        system = P.T - torch.eye(len(P), dtype=P.dtype, device=P.device)
+        return _least_squares(system, examples * layer.gb, examples, self.steps)
 
 
 def probabilities_of(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -7,11 +7,14 @@ from torch import Tensor
 
 from seepage.attacks.exactsearch import Search, read_pencil
 from seepage.attacks.exactterms import Pencil, Terms, offsets, remainder
+from seepage.attacks.labelattack import LabelAttack, Question
 from seepage.attacks.labelcounts import round_counts
-from seepage.attacks.labels import LastLayer, label_obstacles, silent, usable
+from seepage.attacks.labels import LastLayer, label_obstacles
 from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["ExactLabels", "RestoredExamples", "restore_examples"]
+
+_MOST_EXAMPLES = 16  # a class, far beyond where the rank tells the batch size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class RestoredExamples:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExactLabels:
+class ExactLabels(LabelAttack):
     """Restores each example's label and embedding for K up to about C/2, at any stage of training.
 
     An example is a root ``(e, c)`` of ``softmax(W e + b) - onehot(c) in span(U)``, ``e in span(V)``, with U, V the
@@ -72,16 +75,10 @@ class ExactLabels:
         """It needs the bias of the last layer and one batch's gradient, not the batch size."""
         return label_obstacles(observation, examples=False, gradient=True)
 
-    def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
-    ) -> Reconstruction:
-        """See the class."""
-        layer = usable(observation)
-        failed = silent(layer, self.name)
-        if failed is not None:
-            return failed
-        found = restore_examples(layer, self, generator=generator, progress=progress)
-        return _reported(layer, found, self.name)
+    def restored(self, question: Question) -> Reconstruction:
+        """The examples found, and a count of the rest."""
+        found = restore_examples(question.layer, self, generator=question.generator, progress=question.progress)
+        return _reported(question.layer, found, self.name)
 
 
 def _reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Reconstruction:
@@ -140,6 +137,8 @@ def restore_examples(
             share = search.smoothing()
             if share:
                 return replace(_summary(layer, pencil, terms, 0, options.precision), smoothing=share)
+    if layer.examples is None and examples > _MOST_EXAMPLES * layer.classes:
+        examples = 0.0  # no solution: the scale of the terms runs away
     return _summary(layer, pencil, terms, round(examples), options.precision)
 
 

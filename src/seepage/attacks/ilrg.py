@@ -5,14 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seepage.attacks.labels import LastLayer, batch_size, estimate, label_obstacles, silent, to_labels, usable
-from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+from seepage.attacks.labelattack import LabelAttack, Question
+from seepage.attacks.labelcounts import to_labels
+from seepage.types import Reconstruction
 
 __all__ = ["ILRG"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ILRG:
+class ILRG(LabelAttack):
     """Class-wise embeddings, their probabilities, and a linear system for the counts, solved by Moore-Penrose.
 
     Approximate, with any activation. Where a class's share of the batch meets its probability its ``gb`` vanishes and
@@ -35,31 +36,17 @@ class ILRG:
         """``ilrg``."""
         return "ilrg"
 
-    def obstacles(self, observation: Observation) -> list[Obstacle]:
-        """It needs the bias of the last layer and the batch size."""
-        return label_obstacles(observation)
-
-    def __call__(
-        self,
-        observation: Observation,
-        *,
-        generator: torch.Generator,  # noqa: ARG002 - draws nothing
-        progress: Progress = go_on,  # noqa: ARG002 - quick
-    ) -> Reconstruction:
-        """See the class."""
-        layer = usable(observation)
-        failed = silent(layer, self.name)
-        if failed is not None:
-            return failed
-        examples = batch_size(layer)
-        counts = self.counts(layer, examples)
+    def restored(self, question: Question) -> Reconstruction:
+        """As the frame rounds, or as the paper does."""
         if not self.published_rounding:
-            return estimate(counts, examples, method=self.name)
-        rounded = counts.clamp_min(0.0).round()
-        return to_labels(torch.where(rounded > examples, 0.0, rounded), method=self.name, confidence="estimated")
+            return LabelAttack.restored(self, question)
+        rounded = self.counts(question).clamp_min(0.0).round()
+        rounded = torch.where(rounded > question.examples, 0.0, rounded)
+        return to_labels(rounded, method=self.name, confidence="estimated")
 
-    def counts(self, layer: LastLayer, examples: int) -> Tensor:
-        """``[C]``: the solution of the system, before rounding."""
+    def counts(self, question: Question) -> Tensor:
+        """``[C]``: the solution of the system."""
+        layer, examples = question.layer, question.examples
         gb, classes = layer.gb[:, None], layer.classes
         embeddings = layer.gW / torch.where(gb == 0, 1e-10, gb)  # [C, m]; the reference's exponents end at 10, too
         P = torch.softmax(self.alpha * (embeddings @ layer.W.T + layer.b), 1)  # [C, C]

@@ -5,47 +5,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seepage.attacks.labelcounts import on_simplex, round_counts
-from seepage.attacks.labels import (
-    LastLayer,
-    batch_size,
-    label_obstacles,
-    silent,
-    to_labels,
-    usable,
-)
-from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+from seepage.attacks.labelattack import LabelAttack, Question
+from seepage.attacks.labelcounts import round_counts, to_labels
+from seepage.types import Reconstruction
 
 __all__ = ["IDLG", "AllZeros", "EvenCounts", "SignRule", "UniformProbabilities"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Baseline:
-    """One rule from the last layer to counts. Every result is called a guess."""
+class _Baseline(LabelAttack):
+    """One rule from the last layer to integer counts. Every result is called a guess."""
 
-    @property
-    def name(self) -> str:
-        raise NotImplementedError
-
-    def obstacles(self, observation: Observation) -> list[Obstacle]:
-        """It needs a last layer with a bias, and the batch size."""
-        return label_obstacles(observation)
-
-    def __call__(
-        self,
-        observation: Observation,
-        *,
-        generator: torch.Generator,  # noqa: ARG002 - draws nothing
-        progress: Progress = go_on,  # noqa: ARG002 - quick
-    ) -> Reconstruction:
-        """See the class."""
-        layer = usable(observation)
-        failed = silent(layer, self.name)
-        return failed or to_labels(self.counts(layer, batch_size(layer)), method=self.name, confidence="guess")
-
-    def counts(self, layer: LastLayer, examples: int) -> Tensor:
-        """``[C]`` int64."""
-        raise NotImplementedError
+    def restored(self, question: Question) -> Reconstruction:
+        """As they are, without a word on the error."""
+        return to_labels(self.counts(question), method=self.name, confidence="guess")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +30,9 @@ class AllZeros(_Baseline):
         """``zeros``."""
         return "zeros"
 
-    def counts(self, layer: LastLayer, examples: int) -> Tensor:  # noqa: ARG002
+    def counts(self, question: Question) -> Tensor:
         """Zeros."""
-        return torch.zeros(layer.classes, dtype=torch.int64)
+        return torch.zeros(question.layer.classes, dtype=torch.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +44,10 @@ class EvenCounts(_Baseline):
         """``even``."""
         return "even"
 
-    def counts(self, layer: LastLayer, examples: int) -> Tensor:
+    def counts(self, question: Question) -> Tensor:
         """As even as integers allow."""
-        return round_counts(layer.gb.new_full((layer.classes,), examples / layer.classes), examples)
+        examples, C = question.examples, question.layer.classes
+        return round_counts(question.layer.gb.new_full((C,), examples / C), examples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +59,10 @@ class UniformProbabilities(_Baseline):
         """``uniform``."""
         return "uniform"
 
-    def counts(self, layer: LastLayer, examples: int) -> Tensor:
+    def counts(self, question: Question) -> Tensor:
         """On the simplex, largest remainders."""
-        return round_counts(on_simplex(examples * (1 / layer.classes - layer.gb), examples), examples)
+        examples, layer = question.examples, question.layer
+        return round_counts(examples * (1 / layer.classes - layer.gb), examples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +74,9 @@ class IDLG(_Baseline):
         """``idlg``."""
         return "idlg"
 
-    def counts(self, layer: LastLayer, examples: int) -> Tensor:  # noqa: ARG002
+    def counts(self, question: Question) -> Tensor:
         """0 or 1 each."""
-        return (layer.gW.sum(1) < 0).to(torch.int64)
+        return (question.layer.gW.sum(1) < 0).to(torch.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +88,10 @@ class SignRule(_Baseline):
         """``sign-rule``."""
         return "sign-rule"
 
-    def counts(self, layer: LastLayer, examples: int) -> Tensor:
+    def counts(self, question: Question) -> Tensor:
         """0 or 1 each; right for embeddings that are never negative and batches without repeats."""
-        lowest = layer.gW.amin(1)
-        counts = torch.zeros(layer.classes, dtype=torch.int64, device=lowest.device)
-        chosen = lowest.argsort(stable=True)[:examples]
+        lowest = question.layer.gW.amin(1)
+        counts = torch.zeros(len(lowest), dtype=torch.int64, device=lowest.device)
+        chosen = lowest.argsort(stable=True)[: question.examples]
         counts[chosen[lowest[chosen] < 0]] = 1
         return counts

@@ -1,9 +1,14 @@
-"""From real-valued counts of classes to integers, and to labels."""
+"""From real-valued counts of classes to integers, to labels, and to a result that says how sure it is."""
+
+import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-__all__ = ["counts_to_labels", "on_simplex", "round_counts"]
+from seepage.types import Outcome, Reconstruction
+
+__all__ = ["counts_to_labels", "estimate", "on_simplex", "round_counts", "to_labels"]
 
 
 def counts_to_labels(counts: Tensor) -> Tensor:
@@ -27,3 +32,55 @@ def round_counts(counts: Tensor, examples: int) -> Tensor:
     order = (projected - whole).argsort(descending=True, stable=True)
     whole[order[:missing]] += 1
     return whole.to(torch.int64)
+
+
+def estimate(
+    counts: Tensor,
+    examples: int,
+    *,
+    method: str,
+    confidence: str = "estimated",
+    stats: Mapping[str, float] | None = None,
+) -> Reconstruction:
+    """Real-valued counts ``[C]`` rounded, with what their distance from integers says of the error.
+
+    True counts are integers. Where those above a quarter lie ``s`` (root mean square) from the next integer, an error
+    of that size has been made on every class, and a class goes wrong with probability ``erfc(0.5 / (s sqrt 2))``; above
+    0.22 they are as good as uniform, and the labels are called a guess, without an expected error.
+    """
+    projected = on_simplex(counts, examples)
+    shown = projected[projected > 0.25]
+    spread = float((shown - shown.round()).square().mean().sqrt())
+    wrong = math.erfc(0.5 / (math.sqrt(2) * max(spread, 1e-9))) * len(shown) / (2 * examples)
+    sure = "guess" if spread > 0.22 else confidence
+    return to_labels(
+        round_counts(projected, examples),
+        method=method,
+        confidence=sure,
+        stats={
+            **({} if sure == "guess" else {"expected_error": min(1.0, wrong)}),
+            "rounding_distance": spread,
+            **(stats or {}),
+        },
+    )
+
+
+def to_labels(
+    counts: Tensor, *, method: str, confidence: str, stats: Mapping[str, float | int | str] | None = None
+) -> Reconstruction:
+    """Integer counts ``[C]`` as an uncertified reconstruction."""
+    labels = counts_to_labels(counts)
+    return Reconstruction(
+        outcome=Outcome.APPROXIMATE,
+        labels=labels,
+        certified=torch.zeros(len(labels), dtype=torch.bool),
+        reason=_how_sure(method, confidence, (stats or {}).get("expected_error")),
+        stats={"method": method, "confidence": confidence, "examples": len(labels), **(stats or {})},
+    )
+
+
+def _how_sure(method: str, confidence: str, error: float | int | str | None) -> str:
+    if confidence == "guess":
+        return f"{method}: a guess; nothing in the update says how good."
+    share = f", about {100 * error:.1f} % of them expected to be wrong" if isinstance(error, float) else ""
+    return f"{method}: labels estimated{share}; nothing in the update proves them."

@@ -1,13 +1,10 @@
-"""The frame of every label attack: what the last layer says, and how an estimate of counts becomes labels."""
+"""What the last layer says of labels, and what keeps a label attack from reading it."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from seepage.attacks.labelcounts import counts_to_labels, on_simplex, round_counts
 from seepage.errors import InputError
 from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
 from seepage.types import Observation, Obstacle, Outcome, Reconstruction
@@ -15,11 +12,9 @@ from seepage.types import Observation, Obstacle, Outcome, Reconstruction
 __all__ = [
     "LastLayer",
     "batch_size",
-    "estimate",
     "label_obstacles",
     "last_layer",
     "silent",
-    "to_labels",
     "usable",
 ]
 
@@ -58,6 +53,11 @@ class LastLayer:
     def probabilities(self, embeddings: Tensor) -> Tensor:
         """``[..., C]`` softmax of the logits of ``[..., m]``."""
         return torch.softmax(embeddings @ self.W.T + self.b, -1)
+
+
+_UNKNOWN = (
+    "is unknown to the server; `exact-labels` restores it if the rank allows, or grant it (`--knows batch-size`)."
+)
 
 
 def last_layer(observation: Observation) -> LastLayer | Obstacle:
@@ -116,14 +116,14 @@ def label_obstacles(
     if isinstance(layer, Obstacle):
         return [layer]
     found = []
+    if observation.latest.labels is not None:
+        found.append(Obstacle(where="labels", reason="are known to the server already: there is nothing to restore."))
     if bias and not layer.has_bias:
         found.append(
             Obstacle(where=f"layer {layer.name}", reason="has no bias, whose gradient this method divides by.")
         )
     if examples and layer.examples is None:
-        found.append(
-            Obstacle(where="batch_size", reason="is unknown to the server; ExactLabels restores it if the rank allows.")
-        )
+        found.append(Obstacle(where="batch_size", reason=_UNKNOWN))
     if gradient and observation.rule is not None and not observation.rule.is_gradient:
         found.append(
             Obstacle(
@@ -164,49 +164,4 @@ def silent(layer: LastLayer, method: str) -> Reconstruction | None:
         outcome=Outcome.FAILED,
         reason=f"The gradient of {layer.name} is all zero: the client fits its batch exactly, or sent nothing.",
         stats={"method": method},
-    )
-
-
-def estimate(
-    counts: Tensor,
-    examples: int,
-    *,
-    method: str,
-    confidence: str = "estimated",
-    stats: Mapping[str, float] | None = None,
-) -> Reconstruction:
-    """Real-valued counts ``[C]`` rounded, with what their distance from integers says of the error.
-
-    True counts are integers. Where those above a quarter lie ``s`` (root mean square) from the next integer, an error
-    of that size has been made on every class, and a class goes wrong with probability ``erfc(0.5 / (s sqrt 2))``; above
-    0.22 they are as good as uniform, and the labels are called a guess, without an expected error.
-    """
-    projected = on_simplex(counts, examples)
-    shown = projected[projected > 0.25]
-    spread = float((shown - shown.round()).square().mean().sqrt())
-    wrong = math.erfc(0.5 / (math.sqrt(2) * max(spread, 1e-9))) * len(shown) / (2 * examples)
-    sure = "guess" if spread > 0.22 else confidence
-    return to_labels(
-        round_counts(projected, examples),
-        method=method,
-        confidence=sure,
-        stats={
-            **({} if sure == "guess" else {"expected_error": min(1.0, wrong)}),
-            "rounding_distance": spread,
-            **(stats or {}),
-        },
-    )
-
-
-def to_labels(
-    counts: Tensor, *, method: str, confidence: str, stats: Mapping[str, float | int | str] | None = None
-) -> Reconstruction:
-    """Integer counts ``[C]`` as an uncertified reconstruction."""
-    labels = counts_to_labels(counts)
-    return Reconstruction(
-        outcome=Outcome.APPROXIMATE,
-        labels=labels,
-        certified=torch.zeros(len(labels), dtype=torch.bool),
-        reason=f"{method}: {confidence}; nothing in the update proves these labels.",
-        stats={"method": method, "confidence": confidence, "examples": len(labels), **(stats or {})},
     )

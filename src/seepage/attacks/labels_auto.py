@@ -6,6 +6,7 @@ import torch
 
 from seepage.attacks.auxiliary import AuxiliaryData, probabilities_of
 from seepage.attacks.exactlabels import ExactLabels
+from seepage.attacks.exactsearch import read_pencil
 from seepage.attacks.labelbaselines import UniformProbabilities
 from seepage.attacks.labels import label_obstacles, usable
 from seepage.attacks.noiseprior import noise_inputs
@@ -39,9 +40,11 @@ class RestoreLabels:
         return "labels"
 
     def obstacles(self, observation: Observation) -> list[Obstacle]:
-        """It needs the bias of the last layer, and data of the right shape if it has any."""
+        """It needs the bias of the last layer, the batch size unless the rank tells, data of the right shape if any."""
         found = label_obstacles(observation, examples=False)
-        if not found and self.auxiliary is not None and usable(observation).examples is not None:
+        if not found and usable(observation).examples is None:
+            return self._obstacles_of_unknown_size(observation)
+        if not found and self.auxiliary is not None:
             found = self.auxiliary.obstacles(observation)
         return found
 
@@ -58,7 +61,7 @@ class RestoreLabels:
             because = "" if tried is None else f" {tried.reason}"
             return Reconstruction(
                 outcome=Outcome.FAILED,
-                reason=f"The batch size is unknown and could not be restored.{because}",
+                reason=f"The batch size could not be restored; grant it (`--knows batch-size`).{because}",
                 stats={"method": self.name},
             )
         if self.auxiliary is not None:
@@ -68,6 +71,17 @@ class RestoreLabels:
         if tried is not None and tried.labels is not None and 2 * int(tried.stats["found"]) > len(tried.labels):
             return tried
         return UniformProbabilities()(observation, generator=generator, progress=progress)
+
+    def _obstacles_of_unknown_size(self, observation: Observation) -> list[Obstacle]:
+        """Silence where only the batch size is missing would be taken for protection."""
+        found = self.exact.obstacles(observation)
+        if found:
+            return [*found, *label_obstacles(observation)]
+        pencil = read_pencil(usable(observation), reach=self.exact.reach)
+        if not isinstance(pencil, str):
+            return []
+        reason = f"is unknown to the server, and the update does not tell it; grant it (`--knows batch-size`). {pencil}"
+        return [Obstacle(where="batch_size", reason=reason)]
 
     def _looks_untrained(self, observation: Observation, generator: torch.Generator) -> bool:
         noise = noise_inputs(observation, self.noises, generator)

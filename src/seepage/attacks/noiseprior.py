@@ -6,30 +6,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from seepage.attacks.labels import LastLayer, batch_size, estimate, label_obstacles, silent, usable
+from seepage.attacks.labelattack import LabelAttack, Question
+from seepage.attacks.labels import usable
 from seepage.errors import InputError
-from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+from seepage.types import Observation, Obstacle
 
 __all__ = ["NoisePrior", "noise_inputs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoisePrior:
+class NoisePrior(LabelAttack):
     """``n = K (p - gb)``, the mean embedding ``mu`` at its most probable value, p averaged over a cloud about it.
 
     Row i of the gradient is ``gb_i mu - (n_i / K) delta_i``, with ``delta_i`` the distance of class i's mean from mu.
     Prior: ``delta_i ~ N(0, S (1 / n_i + between))``, ``mu ~ N(mu_0, shift S)``, with ``mu_0`` and S from noise inputs.
-    S is common to all terms and drops out: mu is a weighted mean. For untrained networks; approximate.
+    S is common to all terms and drops out: mu is a weighted mean. For untrained networks; approximate. How strong the
+    noise should be is read off the update: its mean embedding is to come near the pooled one.
 
     Args:
         noises: noise inputs: standard normal, or uniform in the observation's bounds.
+        strengths: shares of that noise to choose among; weaker noise lies nearer the lowest input (or zero).
         shift: variance of the mean embedding, in units of S.
         between: variance between classes, in units of S.
         rounds: how often the counts in the weights are estimated again.
     """
 
     noises: int = 300
-    shift: float = 30.0
+    strengths: tuple[float, ...] = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12)
+    shift: float = 1.0
     between: float = 1.0
     rounds: int = 4
 
@@ -40,7 +44,7 @@ class NoisePrior:
 
     def obstacles(self, observation: Observation) -> list[Obstacle]:
         """It needs the bias of the last layer, which should be a module, and the batch size."""
-        found = label_obstacles(observation)
+        found = LabelAttack.obstacles(self, observation)
         if not found and usable(observation).name not in dict(observation.latest.network.named_modules()):
             name = usable(observation).name
             found.append(
@@ -48,26 +52,18 @@ class NoisePrior:
             )
         return found
 
-    def __call__(
-        self,
-        observation: Observation,
-        *,
-        generator: torch.Generator,
-        progress: Progress = go_on,  # noqa: ARG002 - quick
-    ) -> Reconstruction:
-        """See the class."""
-        layer = usable(observation)
-        failed = silent(layer, self.name)
-        if failed is not None:
-            return failed
-        inputs = noise_inputs(observation, self.noises, generator)
-        cloud = _embeddings(observation.latest.network, layer.name, inputs).to(layer.W)  # [N, m]
-        return estimate(self.counts(layer, cloud), batch_size(layer), method=self.name)
-
-    def counts(self, layer: LastLayer, cloud: Tensor) -> Tensor:
-        """``[C]`` before rounding, from the embeddings ``[N, m]`` of noise."""
-        examples, start = batch_size(layer), cloud.mean(0)
-        p = layer.probabilities(cloud).mean(0)
+    def counts(self, question: Question) -> Tensor:
+        """``[C]``, by a forward pass for each noise input and strength."""
+        layer, examples, observation = question.layer, question.examples, question.observation
+        inputs = noise_inputs(observation, self.noises, question.generator)
+        dark = torch.zeros_like(inputs[0]) if observation.bounds is None else observation.bounds[0].to(inputs)
+        pooled = layer.gW.T @ layer.gb / layer.gb.square().sum()
+        clouds = [
+            _embeddings(observation.latest.network, layer.name, dark + share * (inputs - dark)).to(layer.W)
+            for share in self.strengths
+        ]
+        cloud = min(clouds, key=lambda one: float((one.mean(0) - pooled).norm()))  # [N, m]
+        start, p = cloud.mean(0), layer.probabilities(cloud).mean(0)
         for _ in range(self.rounds):
             n = (examples * (p - layer.gb)).clamp_min(0.5)
             weight = 1 / ((n / examples).square() * (1 / n + self.between))  # [C], in units of 1 / S

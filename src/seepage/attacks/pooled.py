@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from seepage.attacks.labels import LastLayer, batch_size, estimate, label_obstacles, silent, usable
-from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+from seepage.attacks.labelattack import LabelAttack, Question
+from seepage.attacks.labels import LastLayer
 
 __all__ = ["PooledEmbedding", "pooled_probabilities"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PooledEmbedding:
+class PooledEmbedding(LabelAttack):
     """``n = K (p - gb)`` with ``p`` the softmax at the least-squares embedding ``gW^T gb / |gb|^2``.
 
     Never divides by a single class's ``gb``, which vanishes where a class's share meets its probability: there iLRG
@@ -25,24 +24,9 @@ class PooledEmbedding:
         """``pooled``."""
         return "pooled"
 
-    def obstacles(self, observation: Observation) -> list[Obstacle]:
-        """It needs the bias of the last layer and the batch size."""
-        return label_obstacles(observation)
-
-    def __call__(
-        self,
-        observation: Observation,
-        *,
-        generator: torch.Generator,  # noqa: ARG002 - draws nothing
-        progress: Progress = go_on,  # noqa: ARG002 - quick
-    ) -> Reconstruction:
-        """See the class."""
-        layer = usable(observation)
-        failed = silent(layer, self.name)
-        if failed is not None:
-            return failed
-        counts = batch_size(layer) * (pooled_probabilities(layer) - layer.gb)
-        return estimate(counts, batch_size(layer), method=self.name)
+    def counts(self, question: Question) -> Tensor:
+        """``[C]``."""
+        return question.examples * (pooled_probabilities(question.layer) - question.layer.gb)
 
 
 def pooled_probabilities(layer: LastLayer) -> Tensor:

@@ -9,6 +9,7 @@ from seepage.attacks.disaggregation import Budget
 from seepage.attacks.prism import PRISM
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import SPEARPlusPlus
+from seepage.audit.labelcatalogue import LABEL_ATTACKS
 from seepage.errors import InputError
 from seepage.federated import defenses
 from seepage.federated.aggregate import SummedClients
@@ -46,6 +47,16 @@ class CatalogueEntry:
     needs: str
 
 
+def _labels_only(make: Callable[[], Attack], paper: str, needs: str) -> CatalogueEntry:
+    def build(budget: Budget, layer: str | None) -> Attack:
+        del budget  # they end in seconds
+        if layer is not None:
+            raise InputError(f"`--layer` should be left out: {make().name} reads the last layer; found {layer!r}.")
+        return make()
+
+    return CatalogueEntry(build=build, paper=paper, recovers="how many examples of each class", needs=needs)
+
+
 ATTACKS: Mapping[str, CatalogueEntry] = {
     "auto": CatalogueEntry(
         build=lambda budget, layer: Auto(budget=budget, layer=layer),
@@ -71,6 +82,7 @@ ATTACKS: Mapping[str, CatalogueEntry] = {
         recovers="whole batches, exactly, with labels and a certificate",
         needs="a linear layer with bias into a ReLU, 5 units or more an example; images or signals",
     ),
+    **{name: _labels_only(*entry) for name, entry in LABEL_ATTACKS.items()},
 }
 
 RULES: Mapping[str, type[UpdateRule]] = {"fedsgd": FedSGD, "fedavg": FedAvg, "dpsgd": DPSGD, "sum": SummedClients}

@@ -1,6 +1,7 @@
 """One row of an audit: plain values, one JSON line; could-not-run, failed and found-nothing stay apart."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,10 @@ class Finding(BaseModel):
     ``outcome`` is ``None`` if the attack did not end by itself: with ``obstacles`` it could not run, with ``error`` it
     broke. ``certified`` and every list in ``scores`` have one entry for each example of the batch, in the batch's
     order; an example that nothing was matched with has ``None`` for its numbers and false for ``exact``.
+
+    Of an attack that restores labels and no inputs, ``scores`` holds numbers for the whole batch (``leacc``, ``lnacc``,
+    ``exact_vector``, ``l1_half``, ``wrong_certified``), ``true_labels`` the truth in the batch's order, and
+    ``certified`` which of these a certified label accounts for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
@@ -44,6 +49,7 @@ class Finding(BaseModel):
     scores: dict[str, list[Score] | float | None] = Field(default_factory=dict)
     columns: dict[str, list[str | None]] = Field(default_factory=dict)
     labels: list[int] | None = None
+    true_labels: list[int] | None = None
     layer: str = ""
     stats: dict[str, float | int | str | bool] = Field(default_factory=dict)
     seconds: float
@@ -67,6 +73,28 @@ class Finding(BaseModel):
         """How many examples of the batch were reconstructed exactly, by the truth."""
         exact = self.scores.get("exact")
         return sum(value is True for value in exact) if isinstance(exact, list) else 0
+
+    @property
+    def restores_labels(self) -> bool:
+        """Whether this is a finding on labels alone, scored as the unordered collection they are."""
+        return "exact_vector" in self.scores
+
+    @property
+    def right_labels(self) -> int:
+        """How many of the batch's labels were restored, each as often as it was there; the order is not known."""
+        return (Counter(self.true_labels or []) & Counter(self.labels or [])).total()
+
+    @property
+    def leaked_labels(self) -> int:
+        """Labels given away: all of the batch if every class's number is right, else those certified and right."""
+        if not self.restores_labels:
+            return 0
+        return self.batch_size if self.scores["exact_vector"] == 1.0 else sum(self.certified)
+
+    @property
+    def given_away(self) -> int:
+        """What a threshold is held against: examples reconstructed exactly, or labels given away."""
+        return max(self.exact_examples, self.leaked_labels)
 
 
 def findings_schema() -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from seepage.attacks.labels import label_obstacles
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
@@ -22,11 +23,15 @@ class Preflight:
         reading: the layers, and parameters of other kinds.
         obstacles: one sentence for each layer, ``None`` where exact inversion is possible.
         parameters: how many numbers the network has.
+        classes: how many the labels tell apart.
+        label_obstacle: why labels cannot be restored from the last layer, ``None`` if they can.
     """
 
     reading: LayerReading
     obstacles: tuple[str | None, ...]
     parameters: int
+    classes: int
+    label_obstacle: str | None
 
     @property
     def attackable(self) -> AffineLayer | None:
@@ -52,6 +57,7 @@ def inspect_network(network: nn.Module, *, input_shape: tuple[int, ...], classes
     except RuntimeError as error:
         raise InputError(f"The network should take inputs of shape {list(input_shape)}; found: {error}.") from error
     observation = ThreatModel().view(network=network, update=update, batch=noise, rule=rule, classes=classes)
+    unlabelled = label_obstacles(observation, examples=False)
     obstacles = []
     for layer in reading.layers:
         found = find_relu_layer(observation, layer.name)
@@ -60,4 +66,6 @@ def inspect_network(network: nn.Module, *, input_shape: tuple[int, ...], classes
         reading=reading,
         obstacles=tuple(obstacles),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
+        classes=classes,
+        label_obstacle=str(unlabelled[0]) if unlabelled else None,
     )

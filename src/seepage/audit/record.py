@@ -29,9 +29,9 @@ def verdict(findings: Sequence[Finding], *, batches: int, threshold: float) -> V
     Args:
         findings: of one run.
         batches: how many batches the run was to have.
-        threshold: share of a batch's examples that may be reconstructed exactly.
+        threshold: share of a batch's examples, or of its labels, that may be given away.
     """
-    if any(finding.exact_examples > threshold * finding.batch_size for finding in findings):
+    if any(finding.given_away > threshold * finding.batch_size for finding in findings):
         return Verdict.LEAKED
     complete = len(findings) == batches and all(finding.ended for finding in findings)
     return Verdict.NOTHING_LEAKED if complete else Verdict.NOT_AUDITED

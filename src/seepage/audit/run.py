@@ -175,6 +175,7 @@ class Audit:
             scores=scored.scores,
             columns=scored.columns,
             labels=None if found is None or found.labels is None else sorted(found.labels.tolist()),
+            true_labels=scored.true_labels,
             layer="" if found is None else found.layer,
             stats={} if found is None else dict(found.stats),
             seconds=seconds,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seepage.audit.findings import Score
+from seepage.audit.labelscoring import certified_examples, label_numbers
 from seepage.data.sources import Dataset, InputKind
 from seepage.data.tabular import TableEncoding
 from seepage.metrics import exact_images, exact_numbers, match, psnr, ssim
@@ -25,6 +26,7 @@ class Scored:
     scores: dict[str, list[Score] | float | None] = field(default_factory=dict)
     columns: dict[str, list[str | None]] = field(default_factory=dict)
     pictures: dict[str, Tensor] = field(default_factory=dict)
+    true_labels: list[int] | None = None
 
 
 def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset, network: nn.Module) -> Scored:
@@ -37,7 +39,7 @@ def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset,
         network: run once to find the true inputs of an inner layer.
     """
     if reconstruction.inputs is None:
-        return Scored()
+        return _score_labels(reconstruction, batch, dataset.classes)
     inner = reconstruction.layer != ""
     truth = _inputs_of(network, reconstruction.layer, batch.inputs) if inner else batch.inputs
     originals = truth.detach().double().cpu()
@@ -70,6 +72,19 @@ def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset,
         exact = _score_table(scored, dataset.table, ordered, originals, matched)
     scored.scores["exact"] = [bool(value) for value in (exact & matched).tolist()]
     return scored
+
+
+def _score_labels(reconstruction: Reconstruction, batch: PrivateBatch, classes: int) -> Scored:
+    """Labels that came without inputs belong to the batch, not to one example: numbers, and no match."""
+    if reconstruction.labels is None:
+        return Scored()
+    truth, labels = batch.labels.cpu(), reconstruction.labels.cpu()
+    sure = labels[reconstruction.certified.cpu()]
+    return Scored(
+        certified=certified_examples(sure, truth),
+        scores={**label_numbers(labels, sure, truth, classes)},
+        true_labels=truth.tolist(),
+    )
 
 
 def _score_table(

@@ -23,6 +23,7 @@ from seepage.cli.options import (
     DefenseOption,
     DeviceOption,
     Dtype,
+    KnowsOption,
     NetworkOption,
     OutOption,
     RedactOption,
@@ -33,6 +34,7 @@ from seepage.cli.options import (
     WeightsOption,
     parse_budget,
     parse_device,
+    parse_knowledge,
     parse_shape,
     set_threads,
 )
@@ -81,6 +83,7 @@ def audit(
         str | None, typer.Option("--target", help="A table's label column; the last if left out.")
     ] = None,
     size: Annotated[int | None, typer.Option("--size", min=1, help="Resize and crop images to SIZE x SIZE.")] = None,
+    knows: KnowsOption = None,
     layer: Annotated[
         str | None, typer.Option("--layer", help="Layer to attack; the first that fits if left out.")
     ] = None,
@@ -106,6 +109,7 @@ def audit(
         rule=build_rule(rule),
         defenses=tuple(build_defense(text) for text in defense or ()),
         attack=build_attack(attack, budget=parse_budget(budget), layer=layer),
+        threat_model=parse_knowledge(knows),
         batch_size=batch_size,
         batches=batches,
         seed=seed,

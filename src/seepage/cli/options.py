@@ -11,6 +11,7 @@ import typer
 from seepage.attacks.disaggregation import Budget
 from seepage.audit.catalogue import DEFENSES, RULES
 from seepage.errors import InputError
+from seepage.types import ThreatModel
 
 __all__ = [
     "BatchSizeOption",
@@ -18,6 +19,7 @@ __all__ = [
     "DefenseOption",
     "DeviceOption",
     "Dtype",
+    "KnowsOption",
     "NetworkOption",
     "OutOption",
     "RedactOption",
@@ -28,6 +30,7 @@ __all__ = [
     "WeightsOption",
     "parse_budget",
     "parse_device",
+    "parse_knowledge",
     "parse_shape",
     "set_threads",
 ]
@@ -80,6 +83,10 @@ ThresholdOption = Annotated[
     float,
     typer.Option("--threshold", min=0.0, max=1.0, help="Share of exactly reconstructed examples that still passes."),
 ]
+KnowsOption = Annotated[
+    str | None,
+    typer.Option("--knows", metavar="WORDS", help="What the server knows besides: batch-size, labels, or both."),
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all cores if left out.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
 
@@ -107,6 +114,13 @@ def parse_device(text: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"`--device` should be one that torch can use here, such as cpu; found {text!r}.") from error
     return place
+
+
+def parse_knowledge(text: str | None) -> ThreatModel:
+    words = [] if text is None else text.split(",")
+    if not set(words) <= {"batch-size", "labels"}:
+        raise InputError(f"`--knows` should be batch-size, labels, or both with a comma between; found {text!r}.")
+    return ThreatModel(batch_size="batch-size" in words, labels="labels" in words)
 
 
 def set_threads(threads: int | None) -> None:

@@ -72,11 +72,22 @@ def finding_line(finding: Finding) -> str:
         return head + "could not be attacked. " + " ".join(finding.obstacles)
     if finding.error is not None:
         return head + f"the attack broke: {finding.error}"
+    if finding.restores_labels:
+        return head + _label_line(finding)
     certified = sum(finding.certified)
     return head + (
         f"{finding.outcome}, {finding.exact_examples} of {finding.batch_size} examples exact, "
         f"{certified} certified, {finding.seconds:.1f} s. {finding.reason}"
     )
+
+
+def _label_line(finding: Finding) -> str:
+    size, sure, wrong = finding.batch_size, sum(finding.certified), finding.scores["wrong_certified"]
+    if finding.scores["exact_vector"] == 1.0:
+        every = f"every class counted right, {sure} of {size} labels certified"
+    else:
+        every = f"{finding.right_labels} of {size} labels right, {sure} certified"
+    return f"{every}{f', {wrong:.0f} wrongly' if wrong else ''}, {finding.seconds:.1f} s. {finding.reason}"
 
 
 def print_layers(found: Preflight) -> None:
@@ -94,6 +105,11 @@ def print_layers(found: Preflight) -> None:
 
 
 def print_theory(found: Preflight, batch_size: int) -> None:
+    _print_spear(found, batch_size)
+    _print_labels(found, batch_size)
+
+
+def _print_spear(found: Preflight, batch_size: int) -> None:
     layer = found.attackable
     if layer is None:
         out.print("SPEAR: no layer fits.", markup=False)
@@ -112,3 +128,22 @@ def print_theory(found: Preflight, batch_size: int) -> None:
         chance = failure_probability(size, layer.outputs)
         table.add_row(str(size), f"{expected_samples(size, layer.outputs):.1e}", f"{chance:.1e}")
     out.print(table)
+
+
+def _print_labels(found: Preflight, batch_size: int) -> None:
+    """What the last layer says of labels, whatever stands before it."""
+    if found.label_obstacle is not None:
+        out.print(f"labels: not restored. {found.label_obstacle}", markup=False, soft_wrap=True)
+        return
+    last, half = found.reading.layers[-1].name, found.classes // 2
+    can = (
+        f"b = {batch_size} is within: labels, embeddings and b itself can come out with a certificate"
+        if batch_size <= half
+        else f"b = {batch_size} is beyond: estimated where the server knows b (`--knows batch-size`)"
+    )
+    out.print(
+        f"labels: from the gradient of {last}, {found.classes} classes, any activation. Exact up to about C/2 = {half} "
+        f"examples; {can}.",
+        markup=False,
+        soft_wrap=True,
+    )

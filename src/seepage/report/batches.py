@@ -9,6 +9,7 @@ from typing import Any
 from seepage.audit.findings import Finding
 from seepage.report.artifacts import Pictures, read_pictures
 from seepage.report.figures import picture_uri
+from seepage.report.labelrows import LabelRow, label_rows, label_status
 from seepage.report.record import in_words
 from seepage.report.summary import certified_at, score_at
 
@@ -64,6 +65,7 @@ class Section:
     small: bool
     columns: tuple[tuple[str, str], ...]
     labels: str
+    label_rows: tuple[LabelRow, ...]
     figures: tuple[tuple[str, str], ...]
 
 
@@ -72,7 +74,7 @@ def sections(run: Path, findings: Sequence[Finding], *, class_names: Sequence[st
     left = _PICTURE_BYTES
     made = []
     for finding in findings:
-        if redact or not finding.could_run:
+        if redact or not finding.could_run or finding.restores_labels:
             pictures: Pictures | str = ""
         elif left <= 0:
             pictures = f"The pictures of this batch, in {finding.artifact}, are left out to keep the page small."
@@ -88,7 +90,7 @@ def sections(run: Path, findings: Sequence[Finding], *, class_names: Sequence[st
 
 def _section(finding: Finding, pictures: Pictures | str, *, class_names: Sequence[str], redact: bool) -> Section:
     scored = max([len(finding.certified), *(len(one) for one in finding.scores.values() if isinstance(one, list))])
-    shown = min(scored, finding.batch_size, MOST_SHOWN)
+    shown = 0 if finding.restores_labels else min(scored, finding.batch_size, MOST_SHOWN)
     drawn = pictures if isinstance(pictures, Pictures) else None
     names = [] if redact else [name for name in finding.columns if not _is_original(finding, name)]
     stats = [(key, value) for key, value in finding.stats.items() if not (redact and isinstance(value, str))]
@@ -102,7 +104,8 @@ def _section(finding: Finding, pictures: Pictures | str, *, class_names: Sequenc
         drawn=drawn is not None,
         small=drawn is not None and max(drawn.originals.shape[-2:]) <= _SMALL,
         columns=_columns(finding),
-        labels="" if redact else _labels(finding, class_names),
+        labels="" if redact or finding.restores_labels else _labels(finding, class_names),
+        label_rows=label_rows(finding, class_names) if finding.restores_labels and not redact else (),
         figures=tuple((key.replace("_", " "), in_words(value)) for key, value in stats),
     )
 
@@ -117,6 +120,8 @@ def _status(finding: Finding) -> str:
         return "the attack broke"
     if not finding.ended:
         return f"interrupted, {counted} until then"
+    if finding.restores_labels:
+        return label_status(finding)
     if finding.outcome == "failed":
         return "this attack found nothing"
     if finding.outcome == "approximate" and not exact and not certified:

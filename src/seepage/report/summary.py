@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from seepage.audit.findings import Finding, Score
+from seepage.report.labelrows import LabelCounts, count_labels, label_sentences, nothing_certain
 
 __all__ = ["AttackRow", "Counts", "Summary", "Verdict", "certified_at", "score_at", "summarize"]
 
@@ -35,6 +36,7 @@ class Counts:
         failed: findings whose attack ran and found nothing.
         approximate: findings whose attack ran and found something that is not certified whole.
         interrupted: findings whose attack was stopped by the user.
+        labels: what attacks on labels alone came to; examples above are those of other attacks.
     """
 
     batches: int
@@ -50,6 +52,7 @@ class Counts:
     failed: int
     approximate: int
     interrupted: int
+    labels: LabelCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,8 @@ def summarize(findings: Sequence[Finding], *, batches: int | None = None) -> Sum
         attacks.append(AttackRow(attack=name, counts=_count(own), seconds=sum(finding.seconds for finding in own)))
     if counts.exact or counts.certified > counts.wrong:
         verdict, sentences = Verdict.LEAKED, _leaked(counts, findings)
+    elif counts.labels.leaked:
+        verdict, sentences = Verdict.LEAKED, label_sentences(counts.labels)
     elif not findings or counts.missing or not all(finding.ended for finding in findings):
         verdict, sentences = Verdict.NOT_AUDITED, _not_audited(counts)
     else:
@@ -112,7 +117,8 @@ def _count(findings: Sequence[Finding], planned: int | None = None) -> Counts:
     for finding in findings:
         batches.setdefault(_batch(finding), []).append(finding)
     attacked = [rows for rows in batches.values() if any(finding.could_run for finding in rows)]
-    places = [(rows, index) for rows in attacked for index in range(rows[0].batch_size)]
+    on_inputs = [[one for one in rows if one.could_run and not one.restores_labels] for rows in attacked]
+    places = [(rows, index) for rows in on_inputs if rows for index in range(rows[0].batch_size)]
     exact = [_any_exact(rows, index) for rows, index in places]
     certified = [any(certified_at(finding, index) for finding in rows) for rows, index in places]
     missing = max(0, (planned or 0) - len({finding.batch for finding in findings}))
@@ -130,6 +136,7 @@ def _count(findings: Sequence[Finding], planned: int | None = None) -> Counts:
         failed=sum(finding.outcome == "failed" and finding.ended for finding in findings),
         approximate=sum(finding.outcome == "approximate" and finding.ended for finding in findings),
         interrupted=sum(finding.could_run and not finding.ended for finding in findings),
+        labels=count_labels(attacked),
     )
 
 
@@ -175,6 +182,8 @@ def _leaked(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str]:
 
 def _nothing_found(counts: Counts) -> tuple[str, str]:
     second = "a stronger attack, a larger budget or another batch may succeed."
+    if counts.labels.batches and not counts.examples:
+        return nothing_certain(counts.labels)
     if counts.approximate:
         return (
             f"None of {counts.examples} private examples was reconstructed exactly; the attack came to approximations, "

@@ -1,0 +1,71 @@
+"""LabelAttack: the frame of every method that turns one last layer into labels; a file a method says the rest."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seepage.attacks.labelcounts import estimate
+from seepage.attacks.labels import LastLayer, batch_size, label_obstacles, silent, usable
+from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+
+__all__ = ["LabelAttack", "Question"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a method is asked with: the last layer, and the rest for methods that run the network.
+
+    Args:
+        layer: the layer that ends in one logit a class, and what the client sent for it.
+        observation: all that the server has.
+        generator: for methods that draw.
+        progress: for methods that take long.
+    """
+
+    layer: LastLayer
+    observation: Observation
+    generator: torch.Generator
+    progress: Progress
+
+    @property
+    def examples(self) -> int:
+        """The batch size, which a method that does not restore it needs to know."""
+        return batch_size(self.layer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelAttack:
+    """Obstacles, silence and rounding, the same for all; a method gives its ``name`` and ``counts``.
+
+    One that does not end in real-valued counts overrides ``restored`` instead.
+    """
+
+    @property
+    def name(self) -> str:
+        """How it is written on the command line."""
+        raise NotImplementedError
+
+    def obstacles(self, observation: Observation) -> list[Obstacle]:
+        """A last layer with a bias, and the batch size, unless a method says otherwise."""
+        return label_obstacles(observation)
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
+    ) -> Reconstruction:
+        """The labels, or a failure that says why.
+
+        Raises:
+            InputError: there are obstacles.
+        """
+        layer = usable(observation)
+        question = Question(layer=layer, observation=observation, generator=generator, progress=progress)
+        return silent(layer, self.name) or self.restored(question)
+
+    def restored(self, question: Question) -> Reconstruction:
+        """The counts rounded, with what their distance from integers says of the error."""
+        return estimate(self.counts(question), question.examples, method=self.name)
+
+    def counts(self, question: Question) -> Tensor:
+        """``[C]`` real numbers, before rounding."""
+        raise NotImplementedError
