@@ -10,9 +10,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from seepage.errors import InputError
 from seepage.types import INTERRUPTED
 
-__all__ = ["Finding", "Score", "findings_schema", "read_findings", "write_findings"]
+__all__ = ["ControlCase", "Finding", "Score", "findings_schema", "read_findings", "write_findings"]
 
 Score = float | bool | None
+
+
+class ControlCase(BaseModel):
+    """What the same attack did where it must succeed: one small batch of the same network, nothing in its way.
+
+    ``recovered`` counts examples that came out exactly or close enough; ``passed`` says that all of them did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: int
+    rule: str
+    outcome: Literal["exact", "approximate", "failed"] | None
+    exact: int
+    recovered: int
+    passed: bool
+    interrupted: bool = False
+    reason: str = ""
+    seconds: float
 
 
 class Finding(BaseModel):
@@ -20,7 +39,8 @@ class Finding(BaseModel):
 
     ``outcome`` is ``None`` if the attack did not end by itself: with ``obstacles`` it could not run, with ``error`` it
     broke. ``certified`` and every list in ``scores`` have one entry for each example of the batch, in the batch's
-    order; an example that nothing was matched with has ``None`` for its numbers and false for ``exact``.
+    order; an example that nothing was matched with has ``None`` for its numbers and false for ``exact``. ``control`` is
+    there if the attack found nothing exact: without one that passed, its silence says nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
@@ -51,6 +71,7 @@ class Finding(BaseModel):
     device: str
     versions: dict[str, str]
     artifact: str | None = None
+    control: ControlCase | None = None
 
     @property
     def could_run(self) -> bool:
@@ -67,6 +88,28 @@ class Finding(BaseModel):
         """How many examples of the batch were reconstructed exactly, by the truth."""
         exact = self.scores.get("exact")
         return sum(value is True for value in exact) if isinstance(exact, list) else 0
+
+    @property
+    def silent(self) -> bool:
+        """Whether the attack was carried out to its end and found no example exactly."""
+        return self.ended and self.exact_examples == 0
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether the attack found an example, or its silence stands beside a control that it passed."""
+        return self.ended and (not self.silent or (self.control is not None and self.control.passed))
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of it was left undone: it need not be tried again."""
+        return bool(self.obstacles) or (self.ended and not (self.control is not None and self.control.interrupted))
+
+    def recovered(self, least_psnr: float) -> list[bool]:
+        """For each example of the batch: exact, or (an approximation) at least ``least_psnr`` dB from the original."""
+        exact, psnr = (self.scores.get(word) for word in ("exact", "psnr"))
+        sure = exact if isinstance(exact, list) else [False] * self.batch_size
+        near = psnr if isinstance(psnr, list) else [None] * self.batch_size
+        return [a is True or (b is not None and b >= least_psnr) for a, b in zip(sure, near, strict=True)]
 
 
 def findings_schema() -> Mapping[str, Any]:
