@@ -17,6 +17,7 @@ from seepage.audit.folder import RunFolder
 from seepage.audit.preflight import inspect_network
 from seepage.audit.record import Verdict, record, verdict
 from seepage.audit.run import Audit
+from seepage.cli.gate import diff, gate
 from seepage.cli.options import (
     BatchSizeOption,
     BudgetOption,
@@ -170,6 +171,10 @@ def report(
 def schema() -> None:
     """Print the JSON schema of one line of findings.jsonl."""
     console.print_json(data=dict(findings_schema()))
+
+
+app.command()(gate)
+app.command()(diff)
 
 
 @app.callback(invoke_without_command=True)
