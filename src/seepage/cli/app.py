@@ -37,6 +37,7 @@ from seepage.cli.options import (
 )
 from seepage.cli.show import Watch, err, finding_line, print_layers, print_theory
 from seepage.cli.show import out as console
+from seepage.cli.sweep import sweep
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError, SeepageError
 from seepage.networks.weights import load_weights
@@ -175,6 +176,7 @@ def schema() -> None:
 
 app.command()(gate)
 app.command()(diff)
+app.command()(sweep)
 
 
 @app.callback(invoke_without_command=True)
