@@ -19,8 +19,8 @@ from seepage.audit.work import broken_rows, run_shard
 
 __all__ = ["Engine", "LocalPool"]
 
-# One thread a worker and MKL's reproducible kernels: the same bits whatever the number of workers.
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"}
+# One thread a worker: how a sum is split among threads would move results with the machine.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _DIED = "WorkerDied: the process that computed this shard was killed or crashed (out of memory?)"
 
 

@@ -13,9 +13,10 @@ from seepage.audit.engines import Engine
 from seepage.audit.findings import Finding, read_findings, write_findings
 from seepage.errors import InputError
 
-__all__ = ["TIMES", "SweepFolder", "canonical_digest", "sweep"]
+__all__ = ["DIGITS", "TIMES", "SweepFolder", "canonical", "canonical_digest", "sweep"]
 
 TIMES = frozenset({"seconds", "peak_memory_mib"})  # what of a finding may differ between two equal runs
+DIGITS = 4  # of a number, when two runs are compared
 _VOLATILE = ("command", "started", "complete", "machine", "versions", "findings", "cells", "plan")
 
 
@@ -122,13 +123,27 @@ def sweep(
         engine.cancel()
 
 
+def canonical(finding: Finding) -> dict[str, Any]:
+    """What two sweeps of the same plan agree on: everything but ``TIMES``, numbers to ``DIGITS`` significant digits.
+
+    The last bits of a sum depend on how LAPACK found its memory aligned, which no seed decides.
+    """
+    kept = finding.model_dump(mode="json", exclude={**dict.fromkeys(TIMES, True), "control": {"seconds"}})
+    return {key: _rounded(value) for key, value in kept.items()}
+
+
 def canonical_digest(findings: Sequence[Finding]) -> str:
-    """SHA-256 of all findings without ``TIMES`` and a control's seconds: equal for two sweeps that found the same."""
-    digest = hashlib.sha256()
-    for finding in findings:
-        kept = finding.model_dump(mode="json", exclude={**dict.fromkeys(TIMES, True), "control": {"seconds"}})
-        digest.update(json.dumps(kept, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
+    """SHA-256 over the canonical form of all findings: equal for two sweeps that found the same."""
+    lines = (json.dumps(canonical(finding), sort_keys=True) + "\n" for finding in findings)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
 
 
 def _replace(target: Path, text: str) -> None:

@@ -22,7 +22,7 @@ from seepage.audit.findings import Finding
 from seepage.audit.plan import Plan, has_place, read_plan
 from seepage.audit.record import Verdict, verdict
 from seepage.audit.run import versions
-from seepage.audit.sweep import SweepFolder, canonical_digest
+from seepage.audit.sweep import DIGITS, SweepFolder, canonical_digest
 from seepage.audit.sweep import sweep as compute
 from seepage.cli.options import OutOption, ThresholdOption
 from seepage.cli.show import err
@@ -60,7 +60,11 @@ def sweep(
         raise typer.Exit(Verdict.NOT_AUDITED)
     console.print(_table(tallies(findings)))
     console.print(f"findings: {out / 'findings.jsonl'}", markup=False, soft_wrap=True)
-    console.print(f"digest without times: {canonical_digest(findings)}", markup=False, soft_wrap=True)
+    console.print(
+        f"digest (without times, numbers to {DIGITS} digits): {canonical_digest(findings)}",
+        markup=False,
+        soft_wrap=True,
+    )
     raise typer.Exit(verdict(findings, batches=record["findings"], threshold=threshold))
 
 
