@@ -34,8 +34,9 @@ def cell(batch_size: int = 3, *, network: str = "mlp:50", batches: int = 1) -> C
 
 def computed(shards: list[Shard], folder: Path, *, workers: int = 2) -> list[Finding]:
     kept = SweepFolder.open(folder, {})
-    for _ in sweep(shards, kept, LocalPool(workers)):
-        pass
+    with LocalPool(workers) as pool:
+        for _ in sweep(shards, kept, pool):
+            pass
     return kept.gather(shards)
 
 

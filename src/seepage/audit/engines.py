@@ -87,6 +87,12 @@ class LocalPool:
         if self._suspects:
             yield from self._try_suspects()
 
+    def __enter__(self) -> "LocalPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
     def cancel(self) -> None:
         """Drop what is under way, and end the workers."""
         self._pool.shutdown(wait=False, cancel_futures=True)

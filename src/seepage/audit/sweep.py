@@ -102,25 +102,22 @@ def sweep(
     Args:
         shards: of the whole sweep.
         folder: holds the results.
-        engine: computes them.
+        engine: computes them; whoever made it also ends it.
         retry_broken: compute again what crashed.
     """
     todo = [shard for shard in shards if not folder.has(shard, retry_broken=retry_broken)]
     waiting = iter(todo)
     under_way = 0
-    try:
-        while True:
-            while under_way < engine.slots and (shard := next(waiting, None)) is not None:
-                engine.submit(shard)
-                under_way += 1
-            if not under_way:
-                return
-            for shard, findings in engine.completed():
-                under_way -= 1
-                folder.write(shard, findings)
-                yield shard, findings
-    finally:
-        engine.cancel()
+    while True:
+        while under_way < engine.slots and (shard := next(waiting, None)) is not None:
+            engine.submit(shard)
+            under_way += 1
+        if not under_way:
+            return
+        for shard, findings in engine.completed():
+            under_way -= 1
+            folder.write(shard, findings)
+            yield shard, findings
 
 
 def canonical(finding: Finding) -> dict[str, Any]:

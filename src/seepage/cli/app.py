@@ -17,6 +17,7 @@ from seepage.audit.folder import RunFolder
 from seepage.audit.preflight import inspect_network
 from seepage.audit.record import Verdict, record, verdict
 from seepage.audit.run import Audit
+from seepage.cli.frontier import frontier
 from seepage.cli.gate import diff, gate
 from seepage.cli.options import (
     BatchSizeOption,
@@ -177,6 +178,7 @@ def schema() -> None:
 app.command()(gate)
 app.command()(diff)
 app.command()(sweep)
+app.command()(frontier)
 
 
 @app.callback(invoke_without_command=True)

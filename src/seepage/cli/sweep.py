@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from seepage.audit.cell import Shard, shards_of
-from seepage.audit.engines import LocalPool
+from seepage.audit.engines import Engine, LocalPool
 from seepage.audit.findings import Finding
 from seepage.audit.plan import Plan, has_place, read_plan
 from seepage.audit.record import Verdict, verdict
@@ -31,7 +31,7 @@ from seepage.data.sources import load_dataset
 from seepage.errors import InputError
 from seepage.report.tallies import Tally, tallies
 
-__all__ = ["WorkersOption", "compute_shown", "sweep", "sweep_record"]
+__all__ = ["WorkersOption", "compute_shown", "local_pool", "sweep", "sweep_record"]
 
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes of one thread each; one a core if left out.")
@@ -53,7 +53,8 @@ def sweep(
     shards = [shard for cell in planned.cells for shard in shards_of(cell, size=planned.shard_batches)]
     record = sweep_record(planned, findings=sum(cell.batches for cell in planned.cells))
     folder = SweepFolder.open(out, record)
-    finished = compute_shown(shards, folder, workers=workers, retry_broken=retry_broken)
+    with local_pool(workers) as engine:
+        finished = compute_shown(shards, folder, engine, retry_broken=retry_broken)
     findings = folder.gather(shards)
     folder.write_record({**record, "complete": finished})
     if not findings:
@@ -93,9 +94,12 @@ def sweep_record(plan: Plan, *, findings: int) -> dict[str, Any]:
     }
 
 
-def compute_shown(
-    shards: Sequence[Shard], folder: SweepFolder, *, workers: int | None, retry_broken: bool = False
-) -> bool:
+def local_pool(workers: int | None) -> LocalPool:
+    """A pool of so many processes; of one a core if that is left open. They start when there is work for them."""
+    return LocalPool(workers or os.cpu_count() or 1)
+
+
+def compute_shown(shards: Sequence[Shard], folder: SweepFolder, engine: Engine, *, retry_broken: bool = False) -> bool:
     """Compute what is not there, with a live table on standard error; returns whether all is done (no Ctrl-C)."""
     there = sum(folder.has(shard, retry_broken=retry_broken) for shard in shards)
     if there:
@@ -105,7 +109,6 @@ def compute_shown(
         TimeRemainingColumn(), console=err,
     )  # fmt: skip
     task = bar.add_task("", total=len(shards), completed=there)
-    engine = LocalPool(min(workers or os.cpu_count() or 1, max(1, len(shards) - there)))
     found: list[Finding] = []
     shown = 0.0
     with Live(_live(bar, found), console=err, transient=True, refresh_per_second=4) as live:
