@@ -9,7 +9,7 @@ from torch import nn
 
 import seepage
 from seepage.audit.record import Verdict
-from seepage.audit.threelines import audit_batch
+from seepage.audit.threelines import Findings, audit_batch
 from seepage.errors import InputError
 
 
@@ -37,14 +37,22 @@ def test_a_leak_shows_itself_without_a_private_value() -> None:
     assert str(found) == "leaked: 4 of 4 examples exact"
 
 
-def test_positions_are_those_of_the_batch_handed_in() -> None:
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_positions_are_those_of_the_batch_handed_in(seed: int) -> None:
     inputs, labels = batch(3)
-    twins = (torch.cat([inputs, inputs[1:2]]), torch.cat([labels, labels[1:2] + 1]))  # two alike, other labels
-    found = audit_batch(network(), twins)
-    assert {0, 2} >= set(found.exposed) - {1, 3}
-    assert sorted(found.order) == [0, 1, 2, 3]
-    drawn = [found.order[place] for place, exact in enumerate(found.finding.recovered(float("inf"))) if exact]
-    assert sorted(drawn) == found.exposed
+    twins = (torch.cat([inputs, inputs[1:2]]), torch.cat([labels, labels[1:2] + 1]))  # 1 and 3: alike, other labels
+    found = audit_batch(network(), twins, seed=seed, seconds=2.0)
+    psnr = found.finding.scores["psnr"]
+    assert isinstance(psnr, list)
+    at = {position: psnr[place] for place, position in enumerate(found.order)}
+    assert at[1] == at[3]
+    assert len({at[0], at[1], at[2]}) == 3
+
+
+def test_exposed_follows_the_order() -> None:
+    found = seepage.audit(network(), batch(3))
+    partly = found.finding.model_copy(update={"scores": {"exact": [True, False, True]}})
+    assert Findings(finding=partly, order=(2, 0, 1)).exposed == [1, 2]
 
 
 def test_an_unknown_rule_is_named() -> None:
