@@ -9,7 +9,7 @@ from rich.table import Table
 
 from seepage.audit.compare import Change, compare
 from seepage.audit.findings import Finding, read_findings
-from seepage.audit.gate import Check, Ending, check, read_thresholds
+from seepage.audit.limits import Check, Ending, check, read_thresholds
 from seepage.audit.record import Verdict
 from seepage.cli.show import out as console
 from seepage.errors import InputError

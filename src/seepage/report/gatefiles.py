@@ -9,7 +9,7 @@ from xml.etree import ElementTree as Xml
 
 import seepage
 from seepage.audit.findings import Finding
-from seepage.audit.gate import Check, Ending
+from seepage.audit.limits import Check, Ending
 
 __all__ = ["junit", "sarif", "title", "write_text"]
 
