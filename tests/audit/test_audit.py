@@ -10,7 +10,7 @@ import torch
 
 from seepage.attacks.disaggregation import Budget
 from seepage.attacks.spear import SPEAR
-from seepage.audit.findings import Finding, findings_schema, read_findings, write_findings
+from seepage.audit.findings import ControlCase, Finding, findings_schema, read_findings, write_findings
 from seepage.audit.folder import RunFolder
 from seepage.audit.record import Verdict, record, verdict
 from seepage.audit.run import Audit
@@ -214,7 +214,10 @@ def test_broken_and_interrupted_batches_are_tried_again(found: list[Finding], tm
 
 def test_exit_codes_tell_a_leak_from_silence_and_silence_from_no_audit(found: list[Finding]) -> None:
     leak = found[0]
-    clean = changed(leak, outcome="failed", scores={"exact": [False] * 4}, certified=[])
+    passed = ControlCase(batch_size=1, rule="fedsgd", outcome="exact", exact=1, recovered=1, passed=True, seconds=0.1)
+    silent = changed(leak, outcome="failed", scores={"exact": [False] * 4}, certified=[])
+    clean = changed(silent, control=passed)
+    doubtful = changed(silent, control=passed.model_copy(update={"passed": False}))
     half = changed(leak, scores={"exact": [True, True, False, False]})
     blank = {"scores": {}, "certified": [], "outcome": None}
     assert verdict([clean], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
@@ -224,5 +227,9 @@ def test_exit_codes_tell_a_leak_from_silence_and_silence_from_no_audit(found: li
     assert verdict([changed(leak, obstacles=["no"], **blank)], batches=1, threshold=0.0) is Verdict.NOT_AUDITED
     assert verdict([changed(leak, error="x", **blank)], batches=1, threshold=0.0) is Verdict.NOT_AUDITED
     assert verdict([clean], batches=2, threshold=0.0) is Verdict.NOT_AUDITED
+    assert verdict([silent], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+    assert verdict([clean, doubtful], batches=2, threshold=0.0) is Verdict.INCONCLUSIVE
+    assert verdict([doubtful], batches=2, threshold=0.0) is Verdict.NOT_AUDITED
+    assert verdict([doubtful, leak], batches=2, threshold=0.0) is Verdict.LEAKED
     assert verdict([changed(leak, error="x", **blank), leak], batches=2, threshold=0.0) is Verdict.LEAKED
     assert verdict([], batches=1, threshold=0.0) is Verdict.NOT_AUDITED

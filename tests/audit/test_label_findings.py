@@ -6,7 +6,7 @@ from torch import Tensor
 
 from seepage.attacks.disaggregation import Budget
 from seepage.audit.catalogue import ATTACKS, build_attack
-from seepage.audit.findings import Finding
+from seepage.audit.findings import ControlCase, Finding
 from seepage.audit.labelcatalogue import LABEL_ATTACKS
 from seepage.audit.labelscoring import certified_examples, label_numbers
 from seepage.audit.record import Verdict, verdict
@@ -88,6 +88,9 @@ def test_estimates_count_only_where_every_class_is_right() -> None:
     right = changed(base, [0, 1, 2, 2], [0, 1, 2, 2], [False] * 4, {"exact_vector": 1.0})
     assert (nearly.right_labels, nearly.leaked_labels) == (3, 0)
     assert (right.right_labels, right.leaked_labels) == (4, 4)
+    assert verdict([nearly], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+    passed = ControlCase(batch_size=1, rule="fedsgd", outcome="exact", exact=1, recovered=1, passed=True, seconds=0.1)
+    nearly = nearly.model_copy(update={"control": passed})
     assert verdict([nearly], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
     assert verdict([right], batches=1, threshold=0.0) is Verdict.LEAKED
 

@@ -28,7 +28,9 @@ def test_the_help_in_the_readme_is_that_of_the_program() -> None:
     assert said.strip() in README
 
 
-@pytest.mark.parametrize("command", ["attack", "audit", "demo", "inspect", "report", "schema", "score"])
+@pytest.mark.parametrize(
+    "command", ["attack", "audit", "demo", "diff", "frontier", "gate", "inspect", "report", "schema", "score", "sweep"]
+)
 def test_every_option_in_the_readme_exists(command: str) -> None:
     known = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
     for line in re.findall(rf"^seepage {command} .*$", README, flags=re.MULTILINE):

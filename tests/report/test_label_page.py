@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seepage.audit.findings import Finding
+from seepage.audit.findings import ControlCase, Finding
 from seepage.report.html import write_report
 from seepage.report.summary import Verdict, summarize
 
@@ -49,7 +49,8 @@ def test_what_leaks_is_what_is_certified_or_right_in_every_class(finding: MakeFi
     assert every.verdict is Verdict.LEAKED
     assert every.counts.labels.settled == 1
     assert "None carries a certificate" in every.sentences[1]
-    nearly = summarize([finding(**{**PLAIN, "certified": [False] * 4})])
+    passed = ControlCase(batch_size=1, rule="fedsgd", outcome="exact", exact=1, recovered=1, passed=True, seconds=0.1)
+    nearly = summarize([finding(**{**PLAIN, "certified": [False] * 4, "control": passed})])
     assert nearly.verdict is Verdict.NOTHING_FOUND
     assert "3 of 4 labels are right" in nearly.sentences[0]
 

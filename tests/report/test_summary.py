@@ -5,13 +5,23 @@ from typing import Any
 
 import pytest
 
-from seepage.audit.findings import Finding
+from seepage.audit.findings import ControlCase, Finding
 from seepage.report.summary import Verdict, summarize
 from seepage.types import INTERRUPTED
 
 Make = Callable[..., Finding]
 
 NOTHING: dict[str, Any] = {"outcome": "failed", "certified": [], "scores": {}, "reason": "none found."}
+CONTROL: dict[str, Any] = {
+    "batch_size": 4,
+    "rule": "fedsgd",
+    "outcome": "exact",
+    "exact": 4,
+    "recovered": 4,
+    "passed": True,
+    "seconds": 1.0,
+}
+MISSED: dict[str, Any] = {**CONTROL, "outcome": "failed", "exact": 0, "recovered": 0, "passed": False}
 REFUSED: dict[str, Any] = {"outcome": None, "certified": [], "scores": {}, "obstacles": ["layer 0: is GELU."]}
 BROKEN: dict[str, Any] = {"outcome": None, "certified": [], "scores": {}, "error": "RuntimeError: no"}
 STOPPED: dict[str, Any] = {**NOTHING, "stats": {"stopped": INTERRUPTED}}
@@ -29,16 +39,26 @@ def test_a_leak_gives_exact_counts_in_two_sentences(finding: Make) -> None:
 
 
 def test_nothing_found_is_said_not_to_be_proof(finding: Make) -> None:
-    summary = summarize([finding(**NOTHING)])
+    summary = summarize([finding(**NOTHING, control=CONTROL)])
     assert summary.verdict is Verdict.NOTHING_FOUND
     assert "This attack found nothing, which is not proof that nothing leaks" in summary.sentences[1]
+
+
+@pytest.mark.parametrize(("control", "words"), [(None, "was not tried"), (MISSED, "failed its positive control")])
+def test_silence_without_a_passed_control_is_inconclusive(
+    finding: Make, control: dict[str, Any] | None, words: str
+) -> None:
+    summary = summarize([finding(**NOTHING, control=control), finding(**NOTHING, batch=1, control=CONTROL)])
+    assert summary.verdict is Verdict.INCONCLUSIVE
+    assert summary.counts.inconclusive == 1
+    assert words in summary.sentences[0]
 
 
 def test_approximations_are_not_called_nothing(finding: Make) -> None:
     near = finding(
         outcome="approximate", certified=[False, False], scores={"psnr": [24.0, 26.0], "exact": [False, False]}
     )
-    summary = summarize([near])
+    summary = summarize([near.model_copy(update={"control": ControlCase(**CONTROL)})])
     assert summary.verdict is Verdict.NOTHING_FOUND
     assert "may still be recognisable" in summary.sentences[0]
     assert "not proof" in summary.sentences[1]
@@ -96,7 +116,8 @@ def test_no_findings_could_not_be_audited() -> None:
 
 
 def test_no_sentence_of_any_verdict_says_that_nothing_leaks_without_its_not(finding: Make) -> None:
-    for changes in (NOTHING, REFUSED, BROKEN, STOPPED):
+    controls = ({**NOTHING, "control": CONTROL}, {**NOTHING, "control": MISSED})
+    for changes in (NOTHING, *controls, REFUSED, BROKEN, STOPPED):
         text = " ".join(summarize([finding(**changes)]).sentences).lower()
         assert "no leak" not in text
         assert "safe" not in text

@@ -11,9 +11,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from seepage.errors import InputError
 from seepage.types import INTERRUPTED
 
-__all__ = ["Finding", "Score", "findings_schema", "read_findings", "write_findings"]
+__all__ = ["ControlCase", "Finding", "Score", "findings_schema", "read_findings", "write_findings"]
 
 Score = float | bool | None
+
+
+class ControlCase(BaseModel):
+    """What the same attack did where it must succeed: one small batch of the same network, nothing in its way.
+
+    ``recovered`` counts examples that came out exactly or close enough; ``passed`` says that all of them did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: int
+    rule: str
+    outcome: Literal["exact", "approximate", "failed"] | None
+    exact: int
+    recovered: int
+    passed: bool
+    interrupted: bool = False
+    reason: str = ""
+    seconds: float
 
 
 class Finding(BaseModel):
@@ -21,7 +40,8 @@ class Finding(BaseModel):
 
     ``outcome`` is ``None`` if the attack did not end by itself: with ``obstacles`` it could not run, with ``error`` it
     broke. ``certified`` and every list in ``scores`` have one entry for each example of the batch, in the batch's
-    order; an example that nothing was matched with has ``None`` for its numbers and false for ``exact``.
+    order; an example that nothing was matched with has ``None`` for its numbers and false for ``exact``. ``control`` is
+    there if the attack found nothing exact: without one that passed, its silence says nothing.
 
     Of an attack that restores labels and no inputs, ``scores`` holds numbers for the whole batch (``leacc``, ``lnacc``,
     ``exact_vector``, ``l1_half``, ``wrong_certified``), ``true_labels`` the truth in the batch's order, and
@@ -57,6 +77,7 @@ class Finding(BaseModel):
     device: str
     versions: dict[str, str]
     artifact: str | None = None
+    control: ControlCase | None = None
 
     @property
     def could_run(self) -> bool:
@@ -95,6 +116,33 @@ class Finding(BaseModel):
     def given_away(self) -> int:
         """What a threshold is held against: examples reconstructed exactly, or labels given away."""
         return max(self.exact_examples, self.leaked_labels)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the attack was carried out to its end and gave nothing away exactly."""
+        return self.ended and self.given_away == 0
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether the attack found an example, or its silence stands beside a control that it passed."""
+        return self.ended and (not self.silent or (self.control is not None and self.control.passed))
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of it was left undone: it need not be tried again."""
+        return bool(self.obstacles) or (self.ended and not (self.control is not None and self.control.interrupted))
+
+    def recovered(self, least_psnr: float) -> list[bool]:
+        """For each example of the batch: exact, or (an approximation) at least ``least_psnr`` dB from the original.
+
+        Of labels alone: accounted for by a certified label, or all of them if every class's number is right.
+        """
+        if self.restores_labels:
+            return [True] * self.batch_size if self.scores["exact_vector"] == 1.0 else list(self.certified)
+        exact, psnr = (self.scores.get(word) for word in ("exact", "psnr"))
+        sure = exact if isinstance(exact, list) else [False] * self.batch_size
+        near = psnr if isinstance(psnr, list) else [None] * self.batch_size
+        return [a is True or (b is not None and b >= least_psnr) for a, b in zip(sure, near, strict=True)]
 
 
 def findings_schema() -> Mapping[str, Any]:

@@ -64,7 +64,7 @@ class RunFolder:
     @property
     def done(self) -> frozenset[int]:
         """Batches that need not be audited again: crashed and interrupted ones are tried anew."""
-        return frozenset(finding.batch for finding in self.findings if finding.ended or finding.obstacles)
+        return frozenset(finding.batch for finding in self.findings if finding.complete)
 
     def add(self, audited: Audited) -> Finding:
         """Write one batch's pictures, then its finding; returns the finding as written."""

@@ -21,10 +21,11 @@ class Verdict(enum.IntEnum):
     NOTHING_LEAKED = 0
     LEAKED = 1
     NOT_AUDITED = 3
+    INCONCLUSIVE = 4
 
 
 def verdict(findings: Sequence[Finding], *, batches: int, threshold: float) -> Verdict:
-    """A leak outweighs everything; silence counts only if every batch was attacked to the end.
+    """A leak outweighs everything; silence counts only if every batch was attacked to the end, beside a passed control.
 
     Args:
         findings: of one run.
@@ -34,7 +35,9 @@ def verdict(findings: Sequence[Finding], *, batches: int, threshold: float) -> V
     if any(finding.given_away > threshold * finding.batch_size for finding in findings):
         return Verdict.LEAKED
     complete = len(findings) == batches and all(finding.ended for finding in findings)
-    return Verdict.NOTHING_LEAKED if complete else Verdict.NOT_AUDITED
+    if not complete:
+        return Verdict.NOT_AUDITED
+    return Verdict.NOTHING_LEAKED if all(finding.conclusive for finding in findings) else Verdict.INCONCLUSIVE
 
 
 def record(audit: Audit, *, command: str, budget: str, weights: str | None) -> dict[str, Any]:

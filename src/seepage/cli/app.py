@@ -11,12 +11,15 @@ import typer
 import seepage
 from seepage.attacks.disaggregation import Budget
 from seepage.audit.catalogue import ATTACKS, build_attack, build_defense, build_rule
+from seepage.audit.control import with_control
 from seepage.audit.findings import findings_schema
 from seepage.audit.folder import RunFolder
 from seepage.audit.preflight import inspect_network
 from seepage.audit.record import Verdict, record, verdict
 from seepage.audit.run import Audit
 from seepage.cli import captured
+from seepage.cli.frontier import frontier
+from seepage.cli.gate import diff, gate
 from seepage.cli.options import (
     BatchSizeOption,
     BudgetOption,
@@ -40,6 +43,7 @@ from seepage.cli.options import (
 )
 from seepage.cli.show import Watch, err, finding_line, print_layers, print_theory
 from seepage.cli.show import out as console
+from seepage.cli.sweep import sweep
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError, SeepageError
 from seepage.networks.weights import load_weights
@@ -54,7 +58,7 @@ app = typer.Typer(
     name="seepage",
     help="Measure how much private training data a federated-learning update gives away. Audit only what you own.",
     epilog="Exit codes: 0 nothing leaked above the threshold, 1 something did, 2 wrong usage or bad input, "
-    "3 could not be audited.",
+    "3 could not be audited, 4 inconclusive (the attack found nothing, and failed its positive control as well).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -182,6 +186,10 @@ def schema() -> None:
 
 app.command()(captured.attack)
 app.command()(captured.score)
+app.command()(gate)
+app.command()(diff)
+app.command()(sweep)
+app.command()(frontier)
 
 
 @app.callback(invoke_without_command=True)
@@ -217,7 +225,7 @@ def _carry_out(plan: Audit, out: Path, *, redact: bool, threshold: float, budget
     if folder.done:
         err.print(f"Taking up the run in {out}: {len(folder.done)} of {plan.batches} batches are there.", markup=False)
     with Watch(plan.batches) as watch:
-        for audited in plan(done=folder.done, progress=watch.progress):
+        for audited in with_control(plan, done=folder.done, progress=watch.progress):
             watch.advance(finding_line(folder.add(audited)))
             if watch.interrupted:
                 break

@@ -77,7 +77,7 @@ def finding_line(finding: Finding) -> str:
     certified = sum(finding.certified)
     return head + (
         f"{finding.outcome}, {finding.exact_examples} of {finding.batch_size} examples exact, "
-        f"{certified} certified, {finding.seconds:.1f} s. {finding.reason}"
+        f"{certified} certified, {finding.seconds:.1f} s. {finding.reason}{_control(finding)}"
     )
 
 
@@ -88,6 +88,15 @@ def _label_line(finding: Finding) -> str:
     else:
         every = f"{finding.right_labels} of {size} labels right, {sure} certified"
     return f"{every}{f', {wrong:.0f} wrongly' if wrong else ''}, {finding.seconds:.1f} s. {finding.reason}"
+
+
+def _control(finding: Finding) -> str:
+    case = finding.control
+    if not finding.silent or case is None:
+        return ""
+    if case.passed:
+        return f" Positive control passed: {case.recovered} of {case.batch_size} undefended examples recovered."
+    return f" Inconclusive: of {case.batch_size} undefended examples it recovered {case.recovered}. {case.reason}"
 
 
 def print_layers(found: Preflight) -> None:

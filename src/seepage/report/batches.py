@@ -59,6 +59,7 @@ class Section:
     status: str
     error: str | None
     notice: str
+    control: str
     examples: tuple[Example, ...]
     hidden: int
     drawn: bool
@@ -99,6 +100,7 @@ def _section(finding: Finding, pictures: Pictures | str, *, class_names: Sequenc
         status=_status(finding),
         error=_error(finding, redact=redact),
         notice=pictures if isinstance(pictures, str) else "",
+        control=_control(finding, redact=redact),
         examples=tuple(_example(finding, index, drawn, names, class_names) for index in range(shown)),
         hidden=finding.batch_size - shown if shown else 0,
         drawn=drawn is not None,
@@ -127,6 +129,23 @@ def _status(finding: Finding) -> str:
     if finding.outcome == "approximate" and not exact and not certified:
         return f"approximated, {counted}"
     return counted
+
+
+def _control(finding: Finding, *, redact: bool) -> str:
+    """What stands beside an attack's silence; empty where it was not silent."""
+    case = finding.control
+    if not finding.silent:
+        return ""
+    if case is None:
+        return "No positive control was run beside it: this silence is inconclusive."
+    where = f"on a batch of {case.batch_size} of the same network, sent as a plain gradient without defenses"
+    did = f"the same attack {where}, recovered {case.recovered} of {case.batch_size} examples ({case.exact} exactly)."
+    if case.passed:
+        return f"Positive control passed: {did}"
+    if case.interrupted:
+        return f"Positive control interrupted: {did} Until it is run, this silence is inconclusive."
+    why = "" if redact and "broke" in case.reason else f" {case.reason}"
+    return f"Positive control failed, and so this silence is inconclusive: {did}{why}"
 
 
 def _error(finding: Finding, *, redact: bool) -> str | None:

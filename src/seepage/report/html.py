@@ -18,6 +18,7 @@ __all__ = ["write_report"]
 _HEADLINES = {
     Verdict.LEAKED: "Private data leaked",
     Verdict.NOTHING_FOUND: "Nothing found, which is not proof",
+    Verdict.INCONCLUSIVE: "Inconclusive: the attack failed where it must succeed",
     Verdict.NOT_AUDITED: "Could not be audited",
 }
 

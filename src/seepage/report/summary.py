@@ -15,6 +15,7 @@ class Verdict(StrEnum):
 
     LEAKED = "leaked"
     NOTHING_FOUND = "nothing found"
+    INCONCLUSIVE = "inconclusive"
     NOT_AUDITED = "could not be audited"
 
 
@@ -37,6 +38,7 @@ class Counts:
         approximate: findings whose attack ran and found something that is not certified whole.
         interrupted: findings whose attack was stopped by the user.
         labels: what attacks on labels alone came to; examples above are those of other attacks.
+        inconclusive: findings whose attack ended with nothing exact and no passed control beside it.
     """
 
     batches: int
@@ -53,6 +55,7 @@ class Counts:
     approximate: int
     interrupted: int
     labels: LabelCounts
+    inconclusive: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,7 @@ class Summary:
 def summarize(findings: Sequence[Finding], *, batches: int | None = None) -> Summary:
     """Count, and say in plain words what the counts mean.
 
-    A leak outweighs everything; "nothing found" needs every batch attacked to the end.
+    A leak outweighs everything; "nothing found" needs every batch attacked to the end, beside a passed control.
 
     Args:
         findings: of one run.
@@ -95,6 +98,8 @@ def summarize(findings: Sequence[Finding], *, batches: int | None = None) -> Sum
         verdict, sentences = Verdict.LEAKED, label_sentences(counts.labels)
     elif not findings or counts.missing or not all(finding.ended for finding in findings):
         verdict, sentences = Verdict.NOT_AUDITED, _not_audited(counts)
+    elif counts.inconclusive:
+        verdict, sentences = Verdict.INCONCLUSIVE, _inconclusive(counts, findings)
     else:
         verdict, sentences = Verdict.NOTHING_FOUND, _nothing_found(counts)
     return Summary(verdict=verdict, sentences=sentences, counts=counts, attacks=tuple(attacks))
@@ -137,6 +142,7 @@ def _count(findings: Sequence[Finding], planned: int | None = None) -> Counts:
         approximate=sum(finding.outcome == "approximate" and finding.ended for finding in findings),
         interrupted=sum(finding.could_run and not finding.ended for finding in findings),
         labels=count_labels(attacked),
+        inconclusive=sum(finding.ended and not finding.conclusive for finding in findings),
     )
 
 
@@ -194,6 +200,20 @@ def _nothing_found(counts: Counts) -> tuple[str, str]:
         f"The attack ran on {_plural(counts.batches, 'batch', 'batches')} and reconstructed none of "
         f"{_plural(counts.examples, 'private example', 'private examples')}.",
         f"This attack found nothing, which is not proof that nothing leaks: {second}",
+    )
+
+
+def _inconclusive(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str]:
+    number = _plural(counts.inconclusive, "attack", "attacks")
+    control = any(finding.control is not None for finding in findings if not finding.conclusive)
+    why = (
+        "failed its positive control as well: it did not recover a small undefended batch of the same network"
+        if control
+        else "was not tried on a case where it must succeed"
+    )
+    return (
+        f"Inconclusive: {number} found nothing exact and {why}.",
+        "Such silence says nothing about what the update gives away; the fault may lie with the attack or its budget.",
     )
 
 

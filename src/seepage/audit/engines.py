@@ -1,0 +1,155 @@
+"""Who computes shards: submit, take them as they are done, cancel. Locally, a pool of spawned processes."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait as wait_for
+from typing import Protocol
+
+import torch
+
+from seepage.audit.cell import Shard
+from seepage.audit.findings import Finding
+from seepage.audit.work import broken_rows, run_shard
+
+__all__ = ["Engine", "LocalPool"]
+
+# One thread a worker: how a sum is split among threads would move results with the machine.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_DIED = "WorkerDied: the process that computed this shard was killed or crashed (out of memory?)"
+
+
+class Engine(Protocol):
+    """Anything that computes shards. A result depends on its shard alone, so engines may be exchanged."""
+
+    @property
+    def slots(self) -> int:
+        """How many shards it is worth having under way."""
+        ...
+
+    def submit(self, shard: Shard) -> None:
+        """Take on one shard."""
+        ...
+
+    def completed(self) -> Iterator[tuple[Shard, list[Finding]]]:
+        """Wait until at least one shard is done and yield those that are; nothing if none is under way."""
+        ...
+
+    def cancel(self) -> None:
+        """Drop what is under way, and end the workers."""
+        ...
+
+
+class LocalPool:
+    """A pool of spawned processes on this machine. They end with their parent, however it ends.
+
+    A worker that dies takes the whole pool with it, and does not say which shard it had: those under way are then
+    tried one by one, each in a process of its own, and the one that dies again becomes rows that say so.
+
+    Args:
+        workers: how many processes.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._before = set(multiprocessing.active_children())
+        self._pool = _pool(workers)
+        self._under_way: dict[Future[list[Finding]], Shard] = {}
+        self._suspects: list[Shard] = []
+
+    @property
+    def slots(self) -> int:
+        """One for each worker, and one waiting for whoever is done first."""
+        return self._workers + 1
+
+    def submit(self, shard: Shard) -> None:
+        """Take on one shard."""
+        try:
+            with _environment():
+                self._under_way[self._pool.submit(run_shard, shard)] = shard
+        except BrokenProcessPool:
+            self._suspects.append(shard)
+
+    def completed(self) -> Iterator[tuple[Shard, list[Finding]]]:
+        """Wait for the next shards to be done."""
+        done = wait(self._under_way, return_when=FIRST_COMPLETED).done if self._under_way else set()
+        for future in done:
+            shard = self._under_way.pop(future)
+            try:
+                yield shard, future.result()
+            except BrokenProcessPool:
+                self._suspects.append(shard)
+        if self._suspects:
+            yield from self._try_suspects()
+
+    def __enter__(self) -> "LocalPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Drop what is under way, and end the workers."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - self._before:
+            process.terminate()
+        self._pool.shutdown(wait=True)
+        self._under_way.clear()
+
+    def _try_suspects(self) -> Iterator[tuple[Shard, list[Finding]]]:
+        wait(self._under_way)  # a broken pool has failed them all; those that were done before keep their results
+        for future, shard in self._under_way.items():
+            if isinstance(future.exception(), BrokenProcessPool):
+                self._suspects.append(shard)
+            else:
+                yield shard, future.result()
+        self._under_way.clear()
+        self._pool.shutdown()
+        while self._suspects:
+            shard = self._suspects.pop()
+            with _pool(1) as alone, _environment():
+                try:
+                    rows = alone.submit(run_shard, shard).result()
+                except BrokenProcessPool:
+                    rows = broken_rows(shard, _DIED)
+            yield shard, rows
+        self._pool = _pool(self._workers)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Workers are spawned while a shard is submitted, and inherit the environment of that moment."""
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _start_worker() -> None:
+    """Ctrl-C is the parent's to handle; a parent that was killed takes its workers with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,117 @@
+"""``seepage.audit(network, inputs, labels)``: one batch in, findings out that show themselves in a notebook."""
+
+import html
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from seepage.attacks.disaggregation import Budget
+from seepage.audit.catalogue import build_attack, build_defense, build_rule
+from seepage.audit.control import with_control
+from seepage.audit.findings import Finding
+from seepage.audit.record import Verdict, verdict
+from seepage.audit.run import Audit
+from seepage.data.normalization import make_normalization
+from seepage.data.sources import Dataset, InputKind, draw_batch
+from seepage.types import PrivateBatch
+
+__all__ = ["Findings", "audit_batch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What one batch gives away. In a notebook it shows a table; figures only, no private input.
+
+    Args:
+        finding: the row, its positive control included; its examples in the order in which they were drawn.
+        order: for each of these, its position in the batch that was handed in.
+    """
+
+    finding: Finding
+    order: tuple[int, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The exit code that the command line would end with."""
+        return verdict([self.finding], batches=1, threshold=0.0)
+
+    @property
+    def exposed(self) -> list[int]:
+        """Positions in the batch of the examples that were reconstructed exactly."""
+        exact = self.finding.recovered(float("inf"))
+        return sorted(position for position, recovered in zip(self.order, exact, strict=True) if recovered)
+
+    def __str__(self) -> str:
+        word = self.verdict.name.lower().replace("_", " ")
+        return f"{word}: {self.finding.exact_examples} of {self.finding.batch_size} examples exact"
+
+    def _repr_html_(self) -> str:
+        one = self.finding
+        rows = [
+            ("attack", one.attack),
+            ("exact", f"{one.exact_examples} of {one.batch_size}"),
+            ("certified", str(sum(one.certified))),
+            ("positions exposed", ", ".join(map(str, self.exposed)) or "none"),
+            ("how it ended", one.reason or " ".join(one.obstacles) or one.error or ""),
+        ]
+        if one.control is not None:
+            rows.append(("positive control", "passed" if one.control.passed else "failed"))
+        cells = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in rows)
+        return f"<table><caption>{html.escape(str(self))}</caption>{cells}</table>"
+
+
+def audit_batch(
+    network: nn.Module,
+    batch: PrivateBatch | tuple[Tensor, Tensor],
+    *,
+    rule: str = "fedsgd",
+    defenses: tuple[str, ...] = (),
+    attack: str = "spear",
+    classes: int | None = None,
+    seconds: float = 60.0,
+    seed: int = 0,
+) -> Findings:
+    """Attack one batch as the server would, and score it against the truth.
+
+    Args:
+        network: as the server sends it out; it stays as it is.
+        batch: inputs ``[b, *shape]`` as the network sees them, and labels ``[b]``.
+        rule, defenses, attack: as on the command line.
+        classes: how many the network tells apart; as many as it has outputs if left out.
+        seconds: budget.
+        seed: of all chance.
+
+    Raises:
+        InputError: a name is not known, or network and batch do not fit.
+    """
+    private = batch if isinstance(batch, PrivateBatch) else PrivateBatch(inputs=batch[0], labels=batch[1])
+    inputs = private.inputs.detach().cpu().float()
+    if classes is None:
+        with torch.no_grad():
+            classes = int(network(private.inputs[:1]).shape[-1])
+    dataset = Dataset(
+        name="a batch",
+        kind=InputKind.OTHER,
+        inputs=inputs,
+        labels=private.labels.cpu(),
+        class_names=tuple(str(number) for number in range(classes)),
+        normalization=make_normalization("none", inputs),
+        table=None,
+        sha256="",
+    )
+    audit = Audit(
+        network=network,
+        network_name=type(network).__name__,
+        dataset=dataset,
+        rule=build_rule(rule),
+        defenses=tuple(build_defense(text) for text in defenses),
+        attack=build_attack(attack, budget=Budget(seconds=seconds)),
+        batch_size=len(private),
+        seed=seed,
+        dtype=private.inputs.dtype,
+        device=private.inputs.device,
+    )
+    (audited,) = with_control(audit)
+    _, order = draw_batch(dataset, batch_size=len(private), generator=audit._chance(0, "data"))
+    return Findings(finding=audited.finding, order=tuple(order.tolist()))

@@ -1,0 +1,163 @@
+"""``seepage sweep``: a plan's cells, computed by several processes, taken up wherever they were left."""
+
+import hashlib
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from seepage.audit.cell import Shard, shards_of
+from seepage.audit.engines import Engine, LocalPool
+from seepage.audit.findings import Finding
+from seepage.audit.plan import Plan, has_place, read_plan
+from seepage.audit.record import Verdict, verdict
+from seepage.audit.run import versions
+from seepage.audit.sweep import DIGITS, SweepFolder, canonical_digest
+from seepage.audit.sweep import sweep as compute
+from seepage.cli.options import OutOption, ThresholdOption
+from seepage.cli.show import err
+from seepage.cli.show import out as console
+from seepage.data.sources import load_dataset
+from seepage.errors import InputError
+from seepage.report.tallies import Tally, tallies
+
+__all__ = ["WorkersOption", "compute_shown", "local_pool", "sweep", "sweep_record"]
+
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes of one thread each; one a core if left out.")
+]
+
+
+def sweep(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A TOML file: [plan] and [grid].")],
+    out: OutOption,
+    workers: WorkersOption = None,
+    retry_broken: Annotated[
+        bool, typer.Option("--retry-broken", help="Compute again the rows that ended in an error.")
+    ] = False,
+    threshold: ThresholdOption = 0.0,
+) -> None:
+    """Audit every combination of a plan. A sweep that was killed is taken up by the same command."""
+    planned = read_plan(plan)
+    _refuse_places(planned)
+    shards = [shard for cell in planned.cells for shard in shards_of(cell, size=planned.shard_batches)]
+    record = sweep_record(planned, findings=sum(cell.batches for cell in planned.cells))
+    folder = SweepFolder.open(out, record)
+    with local_pool(workers) as engine:
+        finished = compute_shown(shards, folder, engine, retry_broken=retry_broken)
+    findings = folder.gather(shards)
+    folder.write_record({**record, "complete": finished})
+    if not findings:
+        raise typer.Exit(Verdict.NOT_AUDITED)
+    console.print(_table(tallies(findings)))
+    console.print(f"findings: {out / 'findings.jsonl'}", markup=False, soft_wrap=True)
+    console.print(
+        f"digest (without times, numbers to {DIGITS} digits): {canonical_digest(findings)}",
+        markup=False,
+        soft_wrap=True,
+    )
+    raise typer.Exit(verdict(findings, batches=record["findings"], threshold=threshold))
+
+
+def sweep_record(plan: Plan, *, findings: int) -> dict[str, Any]:
+    """``run.json`` of a sweep; reads the data once, so that a wrong path or table is said before any worker starts."""
+    cell = plan.cells[0]
+    dataset = load_dataset(cell.data, normalize=cell.normalize, target=cell.target or None, size=cell.size or None)
+    weights = hashlib.sha256(Path(cell.weights).read_bytes()).hexdigest() if cell.weights else None
+    return {
+        "schema_version": 1,
+        "command": shlex.join(["seepage", *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "plan": plan.source.read_text(encoding="utf8"),
+        "cells": len(plan.cells),
+        "findings": findings,
+        "data": dataset.name,
+        "data_sha256": dataset.sha256,
+        "kind": dataset.kind.value,
+        "normalize": dataset.normalization.name,
+        "input_shape": list(dataset.input_shape),
+        "classes": dataset.classes,
+        "weights": cell.weights or None,
+        "weights_sha256": weights,
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "versions": versions(),
+    }
+
+
+def local_pool(workers: int | None) -> LocalPool:
+    """A pool of so many processes; of one a core if that is left open. They start when there is work for them."""
+    return LocalPool(workers or os.cpu_count() or 1)
+
+
+def compute_shown(shards: Sequence[Shard], folder: SweepFolder, engine: Engine, *, retry_broken: bool = False) -> bool:
+    """Compute what is not there, with a live table on standard error; returns whether all is done (no Ctrl-C)."""
+    there = sum(folder.has(shard, retry_broken=retry_broken) for shard in shards)
+    if there:
+        err.print(f"Taking up {folder.path}: {there} of {len(shards)} shards are there.", markup=False)
+    bar = Progress(
+        TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), console=err,
+    )  # fmt: skip
+    task = bar.add_task("", total=len(shards), completed=there)
+    found: list[Finding] = []
+    shown = 0.0
+    with Live(_live(bar, found), console=err, transient=True, refresh_per_second=4) as live:
+        try:
+            for _, rows in compute(shards, folder, engine, retry_broken=retry_broken):
+                found.extend(rows)
+                bar.advance(task)
+                if time.monotonic() - shown > 0.5:
+                    live.update(_live(bar, found))
+                    shown = time.monotonic()
+        except KeyboardInterrupt:
+            err.print("Stopped; what is finished is kept, and the same command goes on from there.")
+            return False
+    return True
+
+
+def _refuse_places(plan: Plan) -> None:
+    for cell in plan.cells:
+        for text in (cell.network, cell.rule, *cell.defenses):
+            if has_place(text):
+                raise InputError(
+                    f"{plan.source}: a sweep needs settings without places; found {text!r}, which is for "
+                    "`seepage frontier`."
+                )
+
+
+def _live(bar: Progress, found: Sequence[Finding]) -> Table:
+    grid = Table.grid()
+    grid.add_row(bar)
+    if found:
+        grid.add_row(_table(tallies(found)[-12:]))
+    return grid
+
+
+def _table(rows: Sequence[Tally]) -> Table:
+    table = Table()
+    for heading in ("network", "rule", "defenses", "attack", "b", "batches", "exact", "certified", "worst", "notes"):
+        table.add_column(heading, overflow="fold", justify="left")
+    for row in rows:
+        table.add_row(
+            row.network,
+            row.rule,
+            "+".join(row.defenses) or "none",
+            row.attack,
+            str(row.batch_size),
+            str(row.batches),
+            f"{row.exact} of {row.examples}" if row.examples else "–",
+            str(row.certified),
+            f"{row.worst} of {row.batch_size}" if row.examples else "–",
+            row.notes,
+        )
+    return table

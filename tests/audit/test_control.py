@@ -1,0 +1,164 @@
+"""Silence counts only beside the same attack succeeding where it must: a planted failing attack is inconclusive."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from seepage.attacks.disaggregation import Budget
+from seepage.attacks.spear import SPEAR
+from seepage.audit.control import run_control, with_control
+from seepage.audit.record import Verdict, verdict
+from seepage.audit.run import Audit
+from seepage.data.sources import load_dataset
+from seepage.federated.rules import FedSGD
+from seepage.networks.zoo import build_network
+from seepage.report.summary import Verdict as Said
+from seepage.report.summary import summarize
+from seepage.types import (
+    INTERRUPTED,
+    Attack,
+    GradientUpdate,
+    Observation,
+    Obstacle,
+    Outcome,
+    Progress,
+    Reconstruction,
+    go_on,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hopeless:
+    """A planted attack that looks at nothing and finds nothing, wherever it is put."""
+
+    @property
+    def name(self) -> str:
+        return "hopeless"
+
+    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:  # noqa: ARG002
+        return []
+
+    def __call__(
+        self,
+        observation: Observation,  # noqa: ARG002
+        *,
+        generator: torch.Generator,  # noqa: ARG002
+        progress: Progress = go_on,
+    ) -> Reconstruction:
+        stopped = not progress(0, 1, "looking away")
+        return Reconstruction(
+            outcome=Outcome.FAILED, reason="It looked away.", stats={"stopped": INTERRUPTED} if stopped else {}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """A defense that sends zeros: nothing can be found behind it."""
+
+    @property
+    def name(self) -> str:
+        return "silence"
+
+    def __call__(self, update: GradientUpdate, generator: torch.Generator) -> GradientUpdate:  # noqa: ARG002
+        return GradientUpdate({name: torch.zeros_like(value) for name, value in update.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZeroRule(FedSGD):
+    """A rule that refuses to give anything away."""
+
+    @property
+    def is_gradient(self) -> bool:
+        return False
+
+    def __call__(self, network: torch.nn.Module, batch: object, generator: torch.Generator) -> GradientUpdate:  # noqa: ARG002
+        return GradientUpdate({name: torch.zeros_like(value) for name, value in network.named_parameters()})
+
+
+def audit(attack: Attack, *, batch_size: int = 60, batches: int = 1) -> Audit:
+    dataset = load_dataset("digits")
+    return Audit(
+        network=build_network("mlp:100,50", input_shape=dataset.input_shape, classes=dataset.classes, seed=0),
+        network_name="mlp:100,50",
+        dataset=dataset,
+        rule=FedSGD(),
+        attack=attack,
+        batch_size=batch_size,
+        batches=batches,
+    )
+
+
+def test_a_planted_failing_attack_is_inconclusive() -> None:
+    findings = [audited.finding for audited in with_control(audit(Hopeless(), batches=2))]
+    for finding in findings:
+        assert finding.control is not None
+        assert not finding.control.passed
+    assert verdict(findings, batches=2, threshold=0.0) is Verdict.INCONCLUSIVE
+    assert summarize(findings, batches=2).verdict is Said.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("change", [{"defenses": (Silence(),)}, {"rule": ZeroRule()}, {"batch_size": 60}])
+def test_an_attack_that_works_but_not_here_passes_its_control(change: dict[str, object]) -> None:
+    plan = replace(audit(SPEAR(budget=Budget(samples=20_000)), batch_size=4), **change)  # type: ignore[arg-type]
+    findings = [audited.finding for audited in with_control(plan)]
+    (finding,) = findings
+    assert finding.silent or finding.obstacles
+    if finding.silent:
+        assert finding.control is not None
+        assert finding.control.passed
+        assert finding.control.exact == finding.control.batch_size
+        assert verdict(findings, batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
+    else:
+        assert verdict(findings, batches=1, threshold=0.0) is Verdict.NOT_AUDITED
+
+
+def test_silence_without_a_control_is_never_nothing_leaked() -> None:
+    findings = [audited.finding for audited in audit(Hopeless())()]
+    assert findings[0].control is None
+    assert verdict(findings, batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+
+
+def test_a_leak_needs_no_control() -> None:
+    (audited,) = with_control(audit(SPEAR(), batch_size=3))
+    assert audited.finding.exact_examples == 3
+    assert audited.finding.control is None
+
+
+def test_the_same_seed_gives_the_same_control_and_it_is_run_once() -> None:
+    plan = audit(SPEAR(budget=Budget(samples=20_000)), batches=2)
+    first, second = (run_control(plan).model_dump(exclude={"seconds"}) for _ in range(2))
+    assert first == second
+    found = [audited.finding.control for audited in with_control(plan)]
+    assert found[0] is found[1]
+
+
+def test_an_interrupted_control_is_tried_again() -> None:
+    calls = 0
+
+    def stop_at_the_control(done: int, total: int | None, note: str) -> bool:
+        nonlocal calls
+        calls += 1
+        return calls == 1
+
+    (audited,) = with_control(audit(Hopeless()), progress=stop_at_the_control)
+    finding = audited.finding
+    assert finding.ended
+    assert finding.control is not None
+    assert finding.control.interrupted
+    assert not finding.complete
+    assert verdict([finding], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+
+
+def test_an_attack_that_cannot_run_on_a_plain_gradient_fails_its_control() -> None:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class OnlyAveraged(Hopeless):
+        def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
+            plain = observation.rule is not None and observation.rule.is_gradient
+            return [Obstacle(where="rule", reason="is a plain gradient.")] if plain else []
+
+    plan = replace(audit(OnlyAveraged(), batch_size=4), rule=ZeroRule())
+    (audited,) = with_control(plan)
+    assert audited.finding.control is not None
+    assert "could not run" in audited.finding.control.reason

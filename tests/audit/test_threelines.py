@@ -1,0 +1,72 @@
+"""Three lines of Python: ``seepage.audit`` is a function, and importing seepage stays light."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import seepage
+from seepage.audit.record import Verdict
+from seepage.audit.threelines import Findings, audit_batch
+from seepage.errors import InputError
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(30, 100), nn.ReLU(), nn.Linear(100, 5))
+
+
+def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(size, 30, generator=generator), torch.arange(size) % 5
+
+
+def test_importing_seepage_imports_no_torch() -> None:
+    said = "import sys, seepage; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", said], check=False).returncode == 0
+
+
+def test_a_leak_shows_itself_without_a_private_value() -> None:
+    found = seepage.audit(network(), batch(4), rule="fedsgd")
+    assert found.verdict is Verdict.LEAKED
+    assert found.exposed == [0, 1, 2, 3]
+    page = found._repr_html_()
+    assert "4 of 4" in page
+    assert str(found) == "leaked: 4 of 4 examples exact"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_positions_are_those_of_the_batch_handed_in(seed: int) -> None:
+    inputs, labels = batch(3)
+    twins = (torch.cat([inputs, inputs[1:2]]), torch.cat([labels, labels[1:2] + 1]))  # 1 and 3: alike, other labels
+    found = audit_batch(network(), twins, seed=seed, seconds=2.0)
+    psnr = found.finding.scores["psnr"]
+    assert isinstance(psnr, list)
+    at = {position: psnr[place] for place, position in enumerate(found.order)}
+    assert at[1] == at[3]
+    assert len({at[0], at[1], at[2]}) == 3
+
+
+def test_exposed_follows_the_order() -> None:
+    found = seepage.audit(network(), batch(3))
+    partly = found.finding.model_copy(update={"scores": {"exact": [True, False, True]}})
+    assert Findings(finding=partly, order=(2, 0, 1)).exposed == [1, 2]
+
+
+def test_an_unknown_rule_is_named() -> None:
+    with pytest.raises(InputError, match="magic"):
+        seepage.audit(network(), batch(2), rule="magic")
+
+
+def test_silence_carries_its_control() -> None:
+    found = audit_batch(network(), batch(60), seconds=1.0)
+    assert found.finding.silent
+    assert found.finding.control is not None
+    assert "positive control" in found._repr_html_()
+
+
+def test_seepage_has_nothing_else_hidden() -> None:
+    with pytest.raises(AttributeError, match="audits"):
+        _ = seepage.audits
