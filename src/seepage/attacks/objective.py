@@ -1,6 +1,5 @@
 """The gradient that a candidate batch would have sent, and its distance from what was sent."""
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,16 +9,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
+from seepage.attacks.clientcopy import Moments, client_copy
 from seepage.attacks.distances import Distance
 from seepage.attacks.priors import Candidate, Prior, Statistics
 from seepage.types import Observation
 
 __all__ = ["Objective", "make_objective", "twice_differentiable"]
-
-_Moments = tuple[Tensor, Tensor]  # running mean and variance [c]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +38,7 @@ class Objective:
     distance: Distance
     priors: tuple[Prior, ...]
     bounds: tuple[Tensor, Tensor] | None
-    moments: dict[str, _Moments]
+    moments: dict[str, Moments]
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Distance and sum of the priors, one each for every start.
@@ -114,19 +110,9 @@ def make_objective(
         dtype: to compute in; the update's if ``None``.
     """
     latest = observation.latest
-    network = copy.deepcopy(latest.network)
-    for parameter in network.parameters():
-        parameter.grad = None
     dtype = dtype or next(iter(latest.update.values())).dtype
-    network.to(dtype)
-    moments = {}
-    for path, module in network.named_modules():
-        if isinstance(module, _DropoutNd):
-            module.eval()  # which entries the client dropped is not known
-        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
-            moments[path] = (module.running_mean.clone(), module.running_var.clone())
-            if module.training:  # the batch's own statistics count; the running ones must not be written
-                module.running_mean, module.running_var, module.num_batches_tracked = None, None, None
+    client = client_copy(latest.network)
+    network = client.network.to(dtype)
     parameters = {name: value for name, value in network.named_parameters() if name in latest.update}
     bounds = observation.bounds
     return Objective(
@@ -136,7 +122,7 @@ def make_objective(
         distance=distance,
         priors=tuple(priors),
         bounds=None if bounds is None else (bounds[0].to(dtype), bounds[1].to(dtype)),
-        moments=moments,
+        moments={path: (mean.to(dtype), variance.to(dtype)) for path, (mean, variance) in client.moments.items()},
     )
 
 
@@ -149,7 +135,7 @@ def twice_differentiable() -> AbstractContextManager[None]:
 class _Watching:
     """Notes what enters each batch-norm layer while the network runs."""
 
-    def __init__(self, network: nn.Module, moments: dict[str, _Moments], seen: list[Statistics]) -> None:
+    def __init__(self, network: nn.Module, moments: dict[str, Moments], seen: list[Statistics]) -> None:
         self._places = [(network.get_submodule(path), *both) for path, both in moments.items()]
         self._seen = seen
         self._handles: list[torch.utils.hooks.RemovableHandle] = []

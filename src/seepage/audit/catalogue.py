@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from seepage.attacks.disaggregation import Budget
+from seepage.attacks.matching import dlg, idlg, ig
 from seepage.attacks.spear import SPEAR
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
@@ -35,6 +36,24 @@ ATTACKS: Mapping[str, CatalogueEntry] = {
         paper="Dimitrov et al., NeurIPS 2024",
         recovers="whole batches, exactly, with labels and a certificate",
         needs="a linear layer with bias into a ReLU; b up to about 20",
+    ),
+    "dlg": CatalogueEntry(
+        build=lambda budget, layer: dlg(budget=budget),  # noqa: ARG005 - matches all layers
+        paper="Zhu et al., NeurIPS 2019",
+        recovers="an approximation of the batch, with labels; no certificate",
+        needs="the batch size, known or restored; small networks and batches",
+    ),
+    "idlg": CatalogueEntry(
+        build=lambda budget, layer: idlg(budget=budget),  # noqa: ARG005
+        paper="Zhao et al. 2020",
+        recovers="as dlg, from labels restored first",
+        needs="as dlg",
+    ),
+    "ig": CatalogueEntry(
+        build=lambda budget, layer: ig(budget=budget),  # noqa: ARG005
+        paper="Geiping et al., NeurIPS 2020",
+        recovers="an approximation of the batch, from labels restored first; no certificate",
+        needs="the batch size, known or restored",
     ),
 }
 
