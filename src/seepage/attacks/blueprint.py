@@ -89,7 +89,9 @@ class Blueprint:
 
 def _refuse_inexact(blueprint: Blueprint) -> None:
     if blueprint.examples != 1:
-        raise InputError(f"Exact-GIT should get batches of 1: its division is by one vector; found {blueprint.examples}.")
+        raise InputError(
+            f"Exact-GIT should get batches of 1: its division is by one vector; found {blueprint.examples}."
+        )
     reversible = {Activation.RELU, Activation.SIGMOID, Activation.TANH, Activation.NONE}
     for layer in blueprint.layers:
         if not layer.linear or Activation(layer.activation) not in reversible:

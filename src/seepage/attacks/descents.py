@@ -146,4 +146,3 @@ class Adam:
             return 1.0
         through = min(1.0, (iteration - held) / max(1.0, self.iterations - held))
         return float((self.last_step / self.step) ** through)
-

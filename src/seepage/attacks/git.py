@@ -120,4 +120,6 @@ def _correction(channels: int) -> nn.Module:
     last = nn.Conv2d(32, channels, 3, padding=1)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-    return nn.Sequential(nn.Conv2d(channels, 32, 3, padding=1), nn.GELU(), nn.Conv2d(32, 32, 3, padding=1), nn.GELU(), last)
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, padding=1), nn.GELU(), nn.Conv2d(32, 32, 3, padding=1), nn.GELU(), last
+    )

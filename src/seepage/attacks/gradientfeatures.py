@@ -16,8 +16,8 @@ _WHOLE = 4096  # a recovered layer input of up to so many numbers is not hashed
 
 def unit_rows(rows: Tensor) -> Tensor:
     """``[k, n]`` scaled to root mean square one; a row of zeros stays."""
-    size = rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
-    return rows / size * math.sqrt(rows.shape[1])
+    size = rows.square().sum(dim=1, keepdim=True).sqrt().clamp_min(torch.finfo(rows.dtype).tiny)
+    return rows * (math.sqrt(rows.shape[1]) / size)
 
 
 class Hash(nn.Module):

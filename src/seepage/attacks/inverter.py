@@ -42,7 +42,9 @@ class Inverter:
         """The update should hold the gradients that it was trained on, of a batch of the size it was trained for."""
         latest, found = observation.latest, []
         if tuple(observation.input_shape) != self.blueprint.input_shape:
-            reason = f"was trained for inputs {list(self.blueprint.input_shape)}; found {list(observation.input_shape)}."
+            reason = (
+                f"was trained for inputs {list(self.blueprint.input_shape)}; found {list(observation.input_shape)}."
+            )
             found.append(Obstacle(where="attack network", reason=reason))
         if observation.rule is not None and not observation.rule.is_gradient:
             reason = "sends no plain gradient, which is what the attack network was trained on."
@@ -121,7 +123,9 @@ def save_inverter(
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, partial, header)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"The attack network should go to a file that can be written; {path} cannot: {error}.") from error
+        raise InputError(
+            f"The attack network should go to a file that can be written; {path} cannot: {error}."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -24,9 +24,7 @@ class LTI(nn.Module):
     def __init__(self, blueprint: Blueprint) -> None:
         super().__init__()
         self.blueprint = blueprint
-        self.names = [
-            name for layer in blueprint.layers for name in (layer.weight, layer.bias) if name is not None
-        ]
+        self.names = [name for layer in blueprint.layers for name in (layer.weight, layer.bias) if name is not None]
         numbers = sum(
             math.prod(layer.shape) + (layer.shape[0] if layer.bias is not None else 0) for layer in blueprint.layers
         )

@@ -22,13 +22,15 @@ from seepage.types import INTERRUPTED, Attack, Observation, Obstacle, Outcome, P
 
 __all__ = ["GradientMatching", "dlg", "idlg", "ig"]
 
+_MATCHED = 1e-8  # nearer to a float64 update no pixel changes any more
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientMatching:
     """Walks from noise (or from another attack's reconstruction) to inputs whose gradient is the update.
 
-    Approximate: ``stats`` hold the matching loss and ``residual``, the relative distance of the gradients. FAILED if the
-    walk diverges or no start comes nearer to the update than it was.
+    Approximate: ``stats`` hold the matching loss and ``residual``, the relative distance of the gradients. FAILED if
+    the walk diverges or no start comes nearer to the update than it was.
 
     Args:
         name: how it is written on the command line and in findings.
@@ -103,7 +105,7 @@ class GradientMatching:
         if isinstance(unknowns, str):
             return Reconstruction(outcome=Outcome.FAILED, reason=unknowns)
         eps = torch.finfo(next(iter(observation.latest.update.values())).dtype).eps
-        walk = _Walk(self, objective, progress, started, self.matched * eps)
+        walk = _Walk(self, objective, progress, started, max(self.matched * eps, _MATCHED))
         with twice_differentiable(), torch.enable_grad():
             for group in self._groups(unknowns):
                 walk.go(group)
@@ -232,24 +234,29 @@ class _Walk:
         )
 
 
-def dlg(*, budget: Budget | None = None, starts: int = 8, start: Attack | None = None) -> GradientMatching:
+def dlg(
+    *, budget: Budget | None = None, starts: int = 8, start: Attack | None = None, name: str = "dlg"
+) -> GradientMatching:
     """Deep Leakage from Gradients (Zhu et al., NeurIPS 2019): squared distance, L-BFGS, labels walked along."""
-    return GradientMatching(
-        name="dlg", double=True, starts=starts, start=start, budget=budget if budget is not None else Budget()
-    )
+    return GradientMatching(name=name, double=True, starts=starts, start=start, budget=budget or Budget())
 
 
 def idlg(
-    *, labels: Attack | None = None, budget: Budget | None = None, starts: int = 8, start: Attack | None = None
+    *,
+    labels: Attack | None = None,
+    budget: Budget | None = None,
+    starts: int = 8,
+    start: Attack | None = None,
+    name: str = "idlg",
 ) -> GradientMatching:
-    """Improved DLG (Zhao et al. 2020): DLG with labels restored first, here for batches too by :class:`RestoreLabels`."""
+    """Improved DLG (Zhao et al. 2020): DLG with labels restored first, of batches too."""
     return GradientMatching(
-        name="idlg",
+        name=name,
         double=True,
-        labels=labels if labels is not None else RestoreLabels(),
+        labels=labels or RestoreLabels(),
         starts=starts,
         start=start,
-        budget=budget if budget is not None else Budget(),
+        budget=budget or Budget(),
     )
 
 
@@ -257,28 +264,32 @@ def ig(
     *,
     labels: Attack | None = None,
     iterations: int = 2000,
+    step: float = 0.1,
     total_variation: float = 1e-3,
     starts: int = 1,
     start: Attack | None = None,
     budget: Budget | None = None,
+    name: str = "ig",
 ) -> GradientMatching:
     """Inverting Gradients (Geiping et al., NeurIPS 2020): cosine, signed Adam with a decaying step, total variation.
 
     Args:
         labels: restores them; :class:`RestoreLabels` if ``None``.
         iterations: of each start.
+        step: the first; smaller where a start is near the inputs already.
         total_variation: weight of that prior at the first step.
         starts: walked at once.
         start: another attack whose reconstruction is the first start.
         budget: when to stop earlier.
+        name: as findings should call it.
     """
     return GradientMatching(
-        name="ig",
+        name=name,
         distance=Cosine(),
-        optimizer=Adam(iterations=iterations),
+        optimizer=Adam(iterations=iterations, step=step),
         priors=(TotalVariation(weight=total_variation),),
-        labels=labels if labels is not None else RestoreLabels(),
+        labels=labels or RestoreLabels(),
         starts=starts,
         start=start,
-        budget=budget if budget is not None else Budget(),
+        budget=budget or Budget(),
     )

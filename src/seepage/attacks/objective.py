@@ -113,7 +113,7 @@ def make_objective(
     dtype = dtype or next(iter(latest.update.values())).dtype
     client = client_copy(latest.network)
     network = client.network.to(dtype)
-    parameters = {name: value for name, value in network.named_parameters() if name in latest.update}
+    parameters: dict[str, Tensor] = {name: value for name, value in network.named_parameters() if name in latest.update}
     bounds = observation.bounds
     return Objective(
         network=network,

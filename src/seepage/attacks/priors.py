@@ -12,7 +12,7 @@ __all__ = ["BatchStatistics", "Bounds", "Candidate", "InputNorm", "Prior", "Stat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What a batch-norm layer was given, ``entering [b, c, ...]``, and its running ``mean [c]`` and ``variance [c]``."""
+    """What a batch-norm layer was given, ``entering [b, c, ...]``, its running ``mean [c]`` and ``variance [c]``."""
 
     entering: Tensor
     mean: Tensor

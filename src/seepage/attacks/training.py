@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from safetensors import safe_open
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.nn.functional import cross_entropy
@@ -121,7 +121,7 @@ def train_inverter(
     optimizer = torch.optim.Adam(module.parameters(), lr=training.rate)
     state = _State()
     if checkpoint is not None and checkpoint.is_file():
-        _take_up(checkpoint, blueprint, training, module, optimizer, state)
+        _take_up(checkpoint, Inverter(blueprint=blueprint, module=module), training, optimizer, state)
     pairs = _Pairs(network, inputs, labels, b)
     steps = math.ceil(len(rest) // b / training.group)
     while state.epoch < training.epochs and state.epoch - state.best_epoch <= training.patience:
@@ -143,7 +143,7 @@ def train_inverter(
         _judge(module, pairs, held, training, state)
         state.epoch += 1
         if checkpoint is not None:
-            _write(checkpoint, blueprint, training, module, optimizer, state)
+            _write(checkpoint, Inverter(blueprint=blueprint, module=module), training, optimizer, state)
     return _finish(blueprint, module, state)
 
 
@@ -177,7 +177,7 @@ class _Pairs:
     def groups(self, rows: Tensor, group: int) -> "itertools.starmap[tuple[dict[str, Tensor], Tensor]]":
         """Pairs ``({name: [k, *shape]}, [k, b, *shape])`` of the public inputs of ``rows``; a rest is left out."""
         batches = rows[: len(rows) // self._examples * self._examples].reshape(-1, self._examples)
-        return itertools.starmap(self._pair, ((part,) for part in batches.split(group)))
+        return itertools.starmap(self._pair, ((part,) for part in torch.split(batches, group)))
 
     def _pair(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         inputs, labels = self._inputs[rows], self._labels[rows]  # [k, b, *shape], [k, b]
@@ -222,23 +222,19 @@ def _progress_of(training: Training, state: _State) -> dict[str, object]:
     return {"training": own, "state": books}
 
 
-def _write(
-    path: Path, blueprint: Blueprint, training: Training, module: nn.Module, optimizer: torch.optim.Adam, state: _State
-) -> None:
+def _write(path: Path, inverter: Inverter, training: Training, optimizer: torch.optim.Adam, state: _State) -> None:
     extra: dict[str, Tensor] = {f"best.{name}": value for name, value in state.weights.items()}
     for place, kept in optimizer.state_dict()["state"].items():
         extra |= {f"adam.{place}.{word}": value for word, value in kept.items()}
     note = json.dumps(_progress_of(training, state))
-    save_inverter(Inverter(blueprint=blueprint, module=module), path, extra=extra, note=note)
+    save_inverter(inverter, path, extra=extra, note=note)
 
 
-def _take_up(
-    path: Path, blueprint: Blueprint, training: Training, module: nn.Module, optimizer: torch.optim.Adam, state: _State
-) -> None:
+def _take_up(path: Path, inverter: Inverter, training: Training, optimizer: torch.optim.Adam, state: _State) -> None:
     found = load_inverter(path)
     with safe_open(path, framework="pt", device="cpu") as file:
         note: Mapping[str, dict[str, object]] = json.loads((file.metadata() or {}).get("note") or "{}")
-        if found.blueprint != blueprint or note.get("training") != _progress_of(training, state)["training"]:
+        if found.blueprint != inverter.blueprint or note.get("training") != _progress_of(training, state)["training"]:
             raise InputError(f"The checkpoint {path} should be of the same training; found another: name another file.")
         kept: dict[int, dict[str, Tensor]] = {}
         for name in file.keys():  # noqa: SIM118 - no mapping
@@ -250,5 +246,5 @@ def _take_up(
                 kept.setdefault(int(place), {})[word] = file.get_tensor(name)
     for word, value in note["state"].items():
         setattr(state, word, value)
-    module.load_state_dict(found.module.state_dict())
+    inverter.module.load_state_dict(found.module.state_dict())
     optimizer.load_state_dict({"state": kept, "param_groups": optimizer.state_dict()["param_groups"]})

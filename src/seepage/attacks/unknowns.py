@@ -111,10 +111,10 @@ def _restored(
 
 
 def _paired(objective: Objective, inputs: Tensor, labels: Tensor) -> Tensor:
-    """``labels [b]`` in the order of ``inputs [b, *shape]`` in which the examples' gradients point most at the update."""
+    """``labels [b]`` in the order in which the gradients of ``inputs [b, *shape]`` point most at the update."""
     gain = inputs.new_zeros(len(inputs), len(labels))
     with twice_differentiable(), torch.enable_grad():
-        for label in labels.unique():
+        for label in torch.unique(labels):
             for index in range(len(inputs)):
                 own = objective.gradients(inputs[index : index + 1], label[None])
                 towards = sum((g.detach() * t).sum() for g, t in zip(own, objective.target, strict=True))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from seepage.attacks.disaggregation import Budget
+from seepage.attacks.inverter import load_inverter
 from seepage.attacks.matching import dlg, idlg, ig
 from seepage.attacks.spear import SPEAR
 from seepage.errors import InputError
@@ -57,17 +58,32 @@ ATTACKS: Mapping[str, CatalogueEntry] = {
     ),
 }
 
+_FROM_FILE = "git:"
+_FROM_START: Mapping[str, Callable[[Budget, Attack], Attack]] = {
+    "dlg": lambda budget, start: dlg(budget=budget, start=start, name=f"{start.name}+dlg"),
+    "idlg": lambda budget, start: idlg(budget=budget, start=start, name=f"{start.name}+idlg"),
+    "ig": lambda budget, start: ig(budget=budget, start=start, name=f"{start.name}+ig"),
+}
+
 RULES: Mapping[str, Callable[[], UpdateRule]] = {"fedsgd": FedSGD}
 
 
 def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Attack:
     """The attack called ``name``.
 
+    ``git:FILE`` is an attack network that ``seepage train`` wrote; ``git:FILE+ig`` starts ``ig`` (or ``dlg``, ``idlg``)
+    from it.
+
     Raises:
-        InputError: there is none; the message lists those there are.
+        InputError: there is none; the message lists those there are. Or the file is no attack network.
     """
+    if name.startswith(_FROM_FILE):
+        path, plus, then = name.removeprefix(_FROM_FILE).rpartition("+")
+        if plus and then in _FROM_START:
+            return _FROM_START[then](budget, load_inverter(path))
+        return load_inverter(name.removeprefix(_FROM_FILE))
     if name not in ATTACKS:
-        raise InputError(f"`--attack` should be one of {', '.join(ATTACKS)}; found {name!r}.")
+        raise InputError(f"`--attack` should be one of {', '.join(ATTACKS)}, or git:FILE; found {name!r}.")
     return ATTACKS[name].build(budget, layer)
 
 

@@ -21,6 +21,7 @@ from seepage.cli.options import (
     BudgetOption,
     DeviceOption,
     Dtype,
+    KnowsOption,
     NetworkOption,
     OutOption,
     RedactOption,
@@ -30,11 +31,13 @@ from seepage.cli.options import (
     WeightsOption,
     parse_budget,
     parse_device,
+    parse_knowledge,
     parse_shape,
     set_threads,
 )
 from seepage.cli.show import Watch, err, finding_line, print_layers, print_theory
 from seepage.cli.show import out as console
+from seepage.cli.train import train
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError, SeepageError
 from seepage.networks.weights import load_weights
@@ -55,6 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(train, name="train")
 
 
 @app.command()
@@ -65,7 +69,7 @@ def audit(
     network: NetworkOption,
     out: OutOption,
     batch_size: BatchSizeOption = 8,
-    attack: Annotated[str, typer.Option("--attack", help=f"One of: {', '.join(ATTACKS)}.")] = "spear",
+    attack: Annotated[str, typer.Option("--attack", help=f"One of: {', '.join(ATTACKS)}, git:FILE.")] = "spear",
     batches: Annotated[int, typer.Option("--batches", min=1, help="How many batches to draw and attack.")] = 1,
     seed: SeedOption = 0,
     rule: Annotated[str, typer.Option("--rule", help="What the client does: fedsgd.")] = "fedsgd",
@@ -83,6 +87,7 @@ def audit(
     weights: WeightsOption = None,
     dtype: Annotated[Dtype, typer.Option("--dtype", help="Precision of network and data.")] = Dtype.FLOAT32,
     device: DeviceOption = "cpu",
+    knows: KnowsOption = "",
     budget: BudgetOption = "10m",
     threads: ThreadsOption = None,
     threshold: ThresholdOption = 0.0,
@@ -106,6 +111,7 @@ def audit(
         seed=seed,
         dtype=getattr(torch, dtype.value),
         device=place,
+        threat_model=parse_knowledge(knows),
     )
     raise typer.Exit(_carry_out(plan, out, redact=redact, threshold=threshold, budget=budget, weights=weights))
 

@@ -10,12 +10,14 @@ import typer
 
 from seepage.attacks.disaggregation import Budget
 from seepage.errors import InputError
+from seepage.types import ThreatModel
 
 __all__ = [
     "BatchSizeOption",
     "BudgetOption",
     "DeviceOption",
     "Dtype",
+    "KnowsOption",
     "NetworkOption",
     "OutOption",
     "RedactOption",
@@ -25,6 +27,7 @@ __all__ = [
     "WeightsOption",
     "parse_budget",
     "parse_device",
+    "parse_knowledge",
     "parse_shape",
     "set_threads",
 ]
@@ -63,6 +66,10 @@ ThresholdOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all cores if left out.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
+KnowsOption = Annotated[
+    str,
+    typer.Option("--knows", metavar="WHAT", help="Granted to the server besides: batch_size, labels, or both."),
+]
 
 
 def parse_budget(text: str) -> Budget:
@@ -73,6 +80,13 @@ def parse_budget(text: str) -> Budget:
     if match[2] is None:
         return Budget(samples=int(number))
     return Budget(seconds=number * {"s": 1, "m": 60, "h": 3600}[match[2]])
+
+
+def parse_knowledge(text: str) -> ThreatModel:
+    words = {word.strip() for word in text.split(",") if word.strip()}
+    if not words <= {"batch_size", "labels"}:
+        raise InputError(f"`--knows` should be batch_size, labels, or both with a comma; found {text!r}.")
+    return ThreatModel(batch_size="batch_size" in words, labels="labels" in words)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
