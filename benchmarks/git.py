@@ -45,13 +45,14 @@ def main() -> None:
     learned = exact(options)
     head = (
         "# GIT on CIFAR-10, scaled down\n\n"
-        f"Command: `python benchmarks/git.py --seeds {options.seeds} --pairs {options.pairs} --batches {options.batches} "
-        f"--epochs {options.epochs}`. This is far below the paper's scale (10,000 pairs, thousands of seconds on a GPU): "
-        f"{options.pairs} public examples of the train file, {options.epochs} epochs for GIT and three times as many for "
-        f"LTI, {options.batches} batches of the test file a seed, {options.seeds} seeds (network, split, batches). "
-        f"Width 512 for both. IG walks {FULL} iterations, GIT+IG {FULL // 3} with a first step of 0.01. Batch size known, "
-        "labels restored by the label attacks, inputs in [0, 1]. Mean and deviation over batches. Machine: "
-        f"{platform.machine()}, one thread of a shared machine, torch {torch.__version__}, no GPU.\n\n"
+        f"Command: `python benchmarks/git.py --seeds {options.seeds} --pairs {options.pairs} "
+        f"--batches {options.batches} --epochs {options.epochs}`. This is far below the paper's scale (10,000 pairs, "
+        f"thousands of seconds on a GPU): {options.pairs} public examples of the train file, {options.epochs} epochs for "
+        f"GIT and three times as many for LTI, {options.batches} batches of the test file a seed, {options.seeds} seeds "
+        f"(network, split, batches). Width 512 for both. IG walks {FULL} iterations, GIT+IG {FULL // 3} with a first "
+        "step of 0.01. Batch size known, labels restored by the label attacks, inputs in [0, 1]. Mean and deviation "
+        f"over batches. Machine: {platform.machine()}, one thread of a shared machine, torch {torch.__version__}, no "
+        "GPU.\n\n"
         "Not run: CIFAR ResNet, ViT, batch 4, noise, staleness, other public data.\n\n"
         "| network | b | attack | MSE | PSNR, dB | SSIM | failed | s a batch | training s |\n"
         "|---|--:|---|--:|--:|--:|--:|--:|--:|\n"
@@ -90,7 +91,7 @@ def cell(name: str, examples: int, options: argparse.Namespace) -> list[str]:
                 score = attacked(attack, network, batch)
                 failed[word] += score is None
                 scores[word] += [score] if score is not None else []
-    return [line(name, examples, word, scores[word], failed[word], trained_in[word]) for word in attacks]
+    return [line(f"{name} | {examples} | {word}", scores[word], failed[word], trained_in[word]) for word in attacks]
 
 
 def attacked(attack: Attack, network: torch.nn.Module, batch: PrivateBatch) -> Score | None:
@@ -121,13 +122,13 @@ def attacked(attack: Attack, network: torch.nn.Module, batch: PrivateBatch) -> S
     )
 
 
-def line(name: str, examples: int, word: str, scores: list[Score], failed: int, seconds: list[float]) -> str:
-    """One row of the table."""
+def line(place: str, scores: list[Score], failed: int, seconds: list[float]) -> str:
+    """One row of the table, which begins with ``place``."""
     if not scores:
-        return f"| {name} | {examples} | {word} | | | | {failed} of {failed} | | |"
+        return f"| {place} | | | | {failed} of {failed} | | |"
     errors, decibels, likeness, spent = zip(*scores, strict=True)
     return (
-        f"| {name} | {examples} | {word} | {mean(errors):.4f} ± {pstdev(errors):.4f} | "
+        f"| {place} | {mean(errors):.4f} ± {pstdev(errors):.4f} | "
         f"{mean(decibels):.1f} ± {pstdev(decibels):.1f} | {mean(likeness):.3f} | {failed} of {failed + len(scores)} | "
         f"{mean(spent):.2f} | {f'{mean(seconds):.0f}' if seconds else ''} |"
     )
@@ -151,13 +152,15 @@ def exact(options: argparse.Namespace) -> str:
             training = Training(epochs=options.epochs, seed=seed)
             done = train_inverter(network, blueprint, given.inputs, given.labels, training=training, module=module)
             rows.append(
-                f"| {seed} | {'known weights' if known else 'random'} | {before:.2f} | {module.distance_to(network):.2f} | "
+                f"| {seed} | {'known weights' if known else 'random'} | {before:.2f} | "
+                f"{module.distance_to(network):.2f} | "
                 f"{done.held_out_errors[0]:.2e} | {min(done.held_out_errors):.2e} |"
             )
             print(rows[-1], flush=True)
     head = (
         "\n## Exact-GIT, MLP 3072-64-10 with sigmoid, batch 1\n\nDistance: |Theta - W| / |W|.\n\n"
-        "| seed | start | distance before | distance after | held-out MSE, first epoch | best |\n|--:|---|--:|--:|--:|--:|\n"
+        "| seed | start | distance before | distance after | held-out MSE, first epoch | best |\n"
+        "|--:|---|--:|--:|--:|--:|\n"
     )
     return head + "\n".join(rows) + "\n"
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 __all__ = ["Cosine", "Distance", "Squared"]
 
+_SMALLEST = 1e-24  # of a squared length
+
 
 class Distance(Protocol):
     """A function of two gradients, tensor by tensor in the same order; zero where they agree, differentiable."""
@@ -59,8 +61,8 @@ def _angle(candidate: Tensor, target: Tensor) -> Tensor:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    # Below the square root, so that a gradient of zero has a finite derivative.
-    return vector * (vector.square().sum() + torch.finfo(vector.dtype).tiny).rsqrt()
+    # Its cube, which the derivative holds, stays finite in float32 even for a gradient of zero.
+    return vector * (vector.square().sum() + _SMALLEST).rsqrt()
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:
