@@ -35,25 +35,25 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--cells", default="lenet:sigmoid/1,lenet:sigmoid/2,lenet/1,lenet/2", help="network/b,...")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[str] = []
-    for network in ("lenet:sigmoid", "lenet"):
-        for examples in (1, 2):
-            rows += cell(network, examples, options)
-            print("\n".join(rows[-7:]), flush=True)
     learned = exact(options)
+    for network, _, examples in (one.partition("/") for one in options.cells.split(",")):
+        rows += cell(network, int(examples), options)
+        print("\n".join(rows[-7:]), flush=True)
     head = (
         "# GIT on CIFAR-10, scaled down\n\n"
         f"Command: `python benchmarks/git.py --seeds {options.seeds} --pairs {options.pairs} "
-        f"--batches {options.batches} --epochs {options.epochs}`. This is far below the paper's scale (10,000 pairs, "
-        f"thousands of seconds on a GPU): {options.pairs} public examples of the train file, {options.epochs} epochs for "
-        f"GIT and three times as many for LTI, {options.batches} batches of the test file a seed, {options.seeds} seeds "
-        f"(network, split, batches). Width 512 for both. IG walks {FULL} iterations, GIT+IG {FULL // 3} with a first "
-        "step of 0.01. Batch size known, labels restored by the label attacks, inputs in [0, 1]. Mean and deviation "
-        f"over batches. Machine: {platform.machine()}, one thread of a shared machine, torch {torch.__version__}, no "
-        "GPU.\n\n"
-        "Not run: CIFAR ResNet, ViT, batch 4, noise, staleness, other public data.\n\n"
+        f"--batches {options.batches} --epochs {options.epochs} --cells {options.cells}`. This is far below the "
+        "paper's scale (10,000 pairs, thousands of seconds on a GPU): "
+        f"{options.pairs} public examples of the train file, {options.epochs} epochs for GIT and three times as many "
+        f"for LTI, {options.batches} test batches a seed, {options.seeds} seeds (network, split, batches). Width 512 "
+        f"for both. IG walks {FULL} iterations, GIT+IG {FULL // 3} with a first step of 0.01. Batch size known, labels "
+        "restored by the label attacks, inputs in [0, 1]. Mean and deviation over batches. Machine: "
+        f"{platform.machine()}, one thread of a busy shared machine, torch {torch.__version__}, no GPU.\n\n"
+        "Not run: CIFAR ResNet, ViT, batch 4, noise, staleness, other public data, cells not named in the command.\n\n"
         "| network | b | attack | MSE | PSNR, dB | SSIM | failed | s a batch | training s |\n"
         "|---|--:|---|--:|--:|--:|--:|--:|--:|\n"
     )

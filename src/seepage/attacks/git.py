@@ -96,7 +96,7 @@ class ExactGIT(nn.Module):
     def distance_to(self, network: nn.Module) -> float:
         """Relative distance of all ``Theta`` from the network's weights; scale counts, although no input needs it."""
         pairs = [
-            (theta, network.get_parameter(layer.weight))
+            (theta.detach(), network.get_parameter(layer.weight).detach())
             for layer, theta in zip(self.blueprint.layers[1:], self.theta, strict=True)
         ]
         apart = sum(float((theta - true).square().sum()) for theta, true in pairs)
