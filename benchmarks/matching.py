@@ -53,6 +53,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     dataset = load_dataset("digits")
+    head = (
+        "# Gradient matching on digits\n\n"
+        f"Command: `python benchmarks/matching.py --seeds {options.seeds}`. Bundled digits (8 x 8), MLP 64-200-10 with "
+        "PyTorch's default start, one network and batch a seed, inputs normalised by channel, float32 updates, bounds "
+        "known. IG: 2,000 iterations, one start. DLG: up to 8 starts of at most 300 directions of L-BFGS. PSNR in raw "
+        f"units, mean over a batch, capped at {CAP:.0f} dB. Machine: {platform.machine()}, one thread of a busy shared "
+        f"machine, torch {torch.__version__}.\n\nThe peers' figures were measured earlier on the same network and "
+        "data, and breaching's with distinct labels; their batches and network starts are not ours.\n\n"
+        "| attack | network | b | labels | drawn | mean dB | median dB | least dB | below 60 dB | median s | "
+        "ms an iteration | peer |\n|---|---|--:|---|---|--:|--:|--:|--:|--:|--:|---|\n"
+    )
     rows = []
     for cell in CELLS:
         attack = ig() if cell.attack == "ig" else dlg()
@@ -65,18 +76,7 @@ def main() -> None:
             f"{median(run[1] for run in runs):.1f} | {1000 * mean(run[1] / run[2] for run in runs):.1f} | {cell.peer} |"
         )
         print(rows[-1], flush=True)
-    head = (
-        "# Gradient matching on digits\n\n"
-        f"Command: `python benchmarks/matching.py --seeds {options.seeds}`. Bundled digits (8 x 8), MLP 64-200-10 with "
-        "PyTorch's default start, one network and batch a seed, inputs normalised by channel, float32 updates, bounds "
-        "known. IG: 2,000 iterations, one start. DLG: up to 8 starts of at most 300 directions of L-BFGS. PSNR in raw "
-        f"units, mean over a batch, capped at {CAP:.0f} dB. Machine: {platform.machine()}, one thread of a shared "
-        f"machine, torch {torch.__version__}.\n\nThe peers' figures were measured earlier on the same network and "
-        "data, and breaching's with distinct labels; their batches and network starts are not ours.\n\n"
-        "| attack | network | b | labels | drawn | mean dB | median dB | least dB | below 60 dB | median s | "
-        "ms an iteration | peer |\n|---|---|--:|---|---|--:|--:|--:|--:|--:|--:|---|\n"
-    )
-    RESULTS.write_text(head + "\n".join(rows) + "\n", encoding="utf8")
+        RESULTS.write_text(head + "\n".join(rows) + "\n", encoding="utf8")  # a cell takes minutes
 
 
 def one(attack: GradientMatching, cell: Cell, dataset: Dataset, seed: int) -> tuple[float, float, int]:

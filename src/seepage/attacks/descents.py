@@ -103,7 +103,7 @@ class Adam:
     step: float = 0.1
     signed: bool = True
     last_step: float = 1e-5
-    hold: float = 0.2
+    hold: float = 0.5
 
     @property
     def together(self) -> bool:

@@ -265,7 +265,7 @@ def ig(
     labels: Attack | None = None,
     iterations: int = 2000,
     step: float = 0.1,
-    total_variation: float = 1e-3,
+    total_variation: float = 1e-4,
     starts: int = 1,
     start: Attack | None = None,
     budget: Budget | None = None,
