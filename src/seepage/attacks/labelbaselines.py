@@ -71,8 +71,8 @@ class IDLG(_Baseline):
 
     @property
     def name(self) -> str:
-        """``idlg``."""
-        return "idlg"
+        """``idlg-labels``: ``idlg`` is the gradient matching that starts from them."""
+        return "idlg-labels"
 
     def counts(self, question: Question) -> Tensor:
         """0 or 1 each."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from seepage.attacks.auto import Auto
 from seepage.attacks.disaggregation import Budget
+from seepage.attacks.inverter import load_inverter
+from seepage.attacks.matching import dlg, idlg, ig
 from seepage.attacks.prism import PRISM
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import SPEARPlusPlus
@@ -82,7 +84,32 @@ ATTACKS: Mapping[str, CatalogueEntry] = {
         recovers="whole batches, exactly, with labels and a certificate",
         needs="a linear layer with bias into a ReLU, 5 units or more an example; images or signals",
     ),
+    "dlg": CatalogueEntry(
+        build=lambda budget, layer: dlg(budget=budget),  # noqa: ARG005 - matches all layers
+        paper="Zhu et al., NeurIPS 2019",
+        recovers="an approximation of the batch, with labels; no certificate",
+        needs="the batch size, known or restored; small networks and batches",
+    ),
+    "idlg": CatalogueEntry(
+        build=lambda budget, layer: idlg(budget=budget),  # noqa: ARG005
+        paper="Zhao et al. 2020",
+        recovers="as dlg, from labels restored first",
+        needs="as dlg",
+    ),
+    "ig": CatalogueEntry(
+        build=lambda budget, layer: ig(budget=budget),  # noqa: ARG005
+        paper="Geiping et al., NeurIPS 2020",
+        recovers="an approximation of the batch, from labels restored first; no certificate",
+        needs="the batch size, known or restored",
+    ),
     **{name: _labels_only(*entry) for name, entry in LABEL_ATTACKS.items()},
+}
+
+_FROM_FILE = "git:"
+_FROM_START: Mapping[str, Callable[[Budget, Attack], Attack]] = {
+    "dlg": lambda budget, start: dlg(budget=budget, start=start, name=f"{start.name}+dlg"),
+    "idlg": lambda budget, start: idlg(budget=budget, start=start, name=f"{start.name}+idlg"),
+    "ig": lambda budget, start: ig(budget=budget, start=start, name=f"{start.name}+ig"),
 }
 
 RULES: Mapping[str, type[UpdateRule]] = {"fedsgd": FedSGD, "fedavg": FedAvg, "dpsgd": DPSGD, "sum": SummedClients}
@@ -106,11 +133,19 @@ _OF = re.compile(r"(sum(?::.*?)?)[:,]of=(.*)")  # the clients' own rule of a sum
 def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Attack:
     """The attack called ``name``.
 
+    ``git:FILE`` is an attack network that ``seepage train`` wrote; ``git:FILE+ig`` starts ``ig`` (or ``dlg``, ``idlg``)
+    from it.
+
     Raises:
-        InputError: there is none; the message lists those there are.
+        InputError: there is none; the message lists those there are. Or the file is no attack network.
     """
+    if name.startswith(_FROM_FILE):
+        path, plus, then = name.removeprefix(_FROM_FILE).rpartition("+")
+        if plus and then in _FROM_START:
+            return _FROM_START[then](budget, load_inverter(path))
+        return load_inverter(name.removeprefix(_FROM_FILE))
     if name not in ATTACKS:
-        raise InputError(f"`--attack` should be one of {', '.join(ATTACKS)}; found {name!r}.")
+        raise InputError(f"`--attack` should be one of {', '.join(ATTACKS)}, or git:FILE; found {name!r}.")
     return ATTACKS[name].build(budget, layer)
 
 

@@ -21,7 +21,7 @@ LABEL_ATTACKS: Mapping[str, tuple[Callable[[], Attack], str, str]] = {
     "pooled": (PooledEmbedding, "seepage", "a last linear layer with bias, the batch size; an untrained network"),
     "noise-prior": (NoisePrior, "seepage", "a last linear layer with bias, the batch size; an untrained network"),
     "uniform": (UniformProbabilities, "baseline", "a last linear layer with bias, the batch size"),
-    "idlg": (IDLG, "Zhao et al., 2020", "a last linear layer with bias, the batch size"),
+    "idlg-labels": (IDLG, "Zhao et al., 2020", "a last linear layer with bias, the batch size"),
     "sign-rule": (SignRule, "Yin et al., CVPR 2021", "a last linear layer with bias, the batch size"),
     "rlg": (RLG, "Dang et al., NeurIPS 2021", "a last linear layer; fewer than C - 1 examples"),
 }

@@ -44,6 +44,7 @@ from seepage.cli.options import (
 from seepage.cli.show import Watch, err, finding_line, print_layers, print_theory
 from seepage.cli.show import out as console
 from seepage.cli.sweep import sweep
+from seepage.cli.train import train
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError, SeepageError
 from seepage.networks.weights import load_weights
@@ -64,6 +65,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(train, name="train")
 
 
 @app.command()
@@ -74,7 +76,7 @@ def audit(
     network: NetworkOption,
     out: OutOption,
     batch_size: BatchSizeOption = 8,
-    attack: Annotated[str, typer.Option("--attack", help=f"One of: {', '.join(ATTACKS)}.")] = "auto",
+    attack: Annotated[str, typer.Option("--attack", help=f"One of: {', '.join(ATTACKS)}, git:FILE.")] = "auto",
     batches: Annotated[int, typer.Option("--batches", min=1, help="How many batches to draw and attack.")] = 1,
     seed: SeedOption = 0,
     rule: RuleOption = "fedsgd",

@@ -1,0 +1,125 @@
+"""GIT (arXiv 2505.20026): an attack network with the wiring of the audited one, walked from the loss to the input."""
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from seepage.attacks.blueprint import Blueprint, GradientLayer
+from seepage.attacks.gradientfeatures import LayerFeatures, divided
+from seepage.networks.layers import Activation
+
+__all__ = ["CoarseGIT", "ExactGIT"]
+
+
+class CoarseGIT(nn.Module):
+    """Each step a learned module: ``state_l = module_l(features of layer l's gradient, state_{l+1})``.
+
+    Where the first layer is linear with bias and reads the input, its ``gW^T gb / |gb|^2`` is added through a learned
+    gate. Images get a small convolutional correction at the end.
+
+    Reference:
+        Gradient Inversion Transcript, arXiv 2505.20026, Coarse-GIT; the step's features are ours.
+    """
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        super().__init__()
+        self.blueprint = blueprint
+        b, shape, width = blueprint.examples, blueprint.input_shape, blueprint.width
+        backwards = list(enumerate(blueprint.layers))[::-1]
+        self.features = nn.ModuleList(
+            LayerFeatures(layer, buckets=blueprint.buckets, seed=blueprint.hash_seed + 3 * place)
+            for place, layer in backwards
+        )
+        sizes = [each.outputs for each in self.features if isinstance(each, LayerFeatures)]
+        self.steps = nn.ModuleList(_step(size + (width if at else 0), width) for at, size in enumerate(sizes))
+        self.head = nn.Linear(width, b * math.prod(shape))
+        first = blueprint.layers[0]
+        self.direct = first.linear and first.reads_input and first.bias is not None
+        self.gate = nn.Parameter(torch.full((b, 1), 0.5)) if self.direct else None
+        self.tail = _correction(shape[0]) if len(shape) == 3 else None
+
+    def forward(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """``[k, b, *shape]`` from gradients ``[k, *shape]`` by name."""
+        state: Tensor | None = None
+        for features, step in zip(self.features, self.steps, strict=True):
+            seen = features(gradients)
+            state = step(seen if state is None else torch.cat([seen, state], dim=1))
+        inputs = self.head(state).reshape(-1, self.blueprint.examples, math.prod(self.blueprint.input_shape))
+        if self.gate is not None:
+            first = self.blueprint.layers[0]
+            known = divided(gradients[first.weight], gradients[str(first.bias)])
+            inputs = inputs * (1 - self.gate) + self.gate * known[:, None]
+        inputs = inputs.reshape(-1, *self.blueprint.input_shape)
+        if self.tail is not None:
+            inputs = inputs + self.tail(inputs)
+        found: Tensor = inputs.reshape(-1, self.blueprint.examples, *self.blueprint.input_shape)
+        return found
+
+
+class ExactGIT(nn.Module):
+    """The inverse recursion as written, for one example and linear layers; unknown weights are parameters ``Theta``.
+
+    ``d_L = gb_L``; then ``x_l = gW_l^T d_l / |d_l|^2`` and ``d_{l-1} = (Theta_l^T d_l) * act'(x_l)``. Every other bias
+    gradient is left unused, as in the paper: it would give ``d_l`` away.
+
+    Reference:
+        Gradient Inversion Transcript, arXiv 2505.20026, Exact-GIT.
+    """
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        super().__init__()
+        self.blueprint = blueprint
+        # Of the first layer nothing is needed but its gradient.
+        self.theta = nn.ParameterList(
+            nn.Parameter(torch.randn(layer.shape) / math.sqrt(layer.shape[1])) for layer in blueprint.layers[1:]
+        )
+
+    def forward(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """``[k, 1, *shape]`` from gradients ``[k, *shape]`` by name."""
+        layers = self.blueprint.layers
+        errors = gradients[str(layers[-1].bias)]
+        for (before, layer), theta in zip(list(pairwise(layers))[::-1], list(self.theta)[::-1], strict=True):
+            entering = divided(gradients[layer.weight], errors, largest=None)
+            errors = (errors @ theta) * _slope(before, entering)
+        found = divided(gradients[layers[0].weight], errors, largest=None)
+        return found.reshape(-1, 1, *self.blueprint.input_shape)
+
+    def start_from(self, network: nn.Module) -> None:
+        """Put the server's own weights in place of random ones."""
+        with torch.no_grad():
+            for layer, theta in zip(self.blueprint.layers[1:], self.theta, strict=True):
+                theta.copy_(network.get_parameter(layer.weight))
+
+    def distance_to(self, network: nn.Module) -> float:
+        """Relative distance of all ``Theta`` from the network's weights; scale counts, although no input needs it."""
+        pairs = [
+            (theta.detach(), network.get_parameter(layer.weight).detach())
+            for layer, theta in zip(self.blueprint.layers[1:], self.theta, strict=True)
+        ]
+        apart = sum(float((theta - true).square().sum()) for theta, true in pairs)
+        return math.sqrt(apart / max(1e-30, sum(float(true.square().sum()) for _, true in pairs)))
+
+
+def _slope(layer: GradientLayer, outputs: Tensor) -> Tensor:
+    kind = Activation(layer.activation)
+    if kind is Activation.SIGMOID:
+        return outputs * (1 - outputs)
+    if kind is Activation.TANH:
+        return 1 - outputs.square()
+    return (outputs > 0).to(outputs.dtype) if kind is Activation.RELU else torch.ones_like(outputs)
+
+
+def _step(inputs: int, width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+
+
+def _correction(channels: int) -> nn.Module:
+    last = nn.Conv2d(32, channels, 3, padding=1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, padding=1), nn.GELU(), nn.Conv2d(32, 32, 3, padding=1), nn.GELU(), last
+    )

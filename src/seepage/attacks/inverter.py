@@ -1,0 +1,168 @@
+"""Attack networks as attacks: one forward pass from an update to a batch, trained before on public pairs."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from seepage.attacks.blueprint import Blueprint, InverterKind, read_blueprint
+from seepage.attacks.git import CoarseGIT, ExactGIT
+from seepage.attacks.lti import LTI
+from seepage.errors import InputError
+from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+
+__all__ = ["Inverter", "build_module", "load_inverter", "save_inverter"]
+
+_FORMAT = "seepage-inverter-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inverter:
+    """A trained attack network. Approximate always; draws nothing.
+
+    Args:
+        blueprint: what it was built for.
+        module: from gradients ``[k, *shape]`` by name to ``[k, b, *shape]``; never changed here.
+    """
+
+    blueprint: Blueprint
+    module: nn.Module
+
+    @property
+    def name(self) -> str:
+        """``git``, ``exact-git`` or ``lti``."""
+        return "git" if self.blueprint.kind is InverterKind.COARSE_GIT else self.blueprint.kind.value
+
+    def obstacles(self, observation: Observation) -> list[Obstacle]:
+        """The update should hold the gradients that it was trained on, of a batch of the size it was trained for."""
+        latest, found = observation.latest, []
+        if tuple(observation.input_shape) != self.blueprint.input_shape:
+            reason = (
+                f"was trained for inputs {list(self.blueprint.input_shape)}; found {list(observation.input_shape)}."
+            )
+            found.append(Obstacle(where="attack network", reason=reason))
+        if observation.rule is not None and not observation.rule.is_gradient:
+            reason = "sends no plain gradient, which is what the attack network was trained on."
+            found.append(Obstacle(where=f"rule {observation.rule.name}", reason=reason))
+        for layer in self.blueprint.layers:
+            wanted = {layer.weight: layer.shape} | ({layer.bias: layer.shape[:1]} if layer.bias is not None else {})
+            for name, shape in wanted.items():
+                seen = latest.update.get(name)
+                if seen is None or tuple(seen.shape) != tuple(shape):
+                    is_there = "nothing" if seen is None else list(seen.shape)
+                    reason = f"the attack network was trained on a gradient {list(shape)} of it; found {is_there}."
+                    found.append(Obstacle(where=name, reason=reason))
+        size = latest.batch_size if latest.labels is None else len(latest.labels)
+        if size is not None and size != self.blueprint.examples:
+            reason = f"the attack network was trained for {self.blueprint.examples}; found {size}."
+            found.append(Obstacle(where="batch size", reason=reason))
+        return found
+
+    def __call__(
+        self,
+        observation: Observation,
+        *,
+        generator: torch.Generator,  # noqa: ARG002 - draws nothing
+        progress: Progress = go_on,  # noqa: ARG002 - one pass
+    ) -> Reconstruction:
+        """See the class."""
+        update = observation.latest.update
+        example = next(iter(update.values()))
+        module = self.module.to(example.device)
+        with torch.no_grad():
+            found = module({name: value.float()[None] for name, value in update.items()})[0]
+        stats = {"trained for examples": self.blueprint.examples}
+        if not bool(found.isfinite().all()):
+            reason = "The attack network gave no finite numbers: the update is unlike any it was trained on."
+            return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
+        if observation.bounds is not None:
+            low, high = observation.bounds
+            found = found.clamp(low.to(found), high.to(found))
+        return Reconstruction(
+            outcome=Outcome.APPROXIMATE,
+            inputs=found.to(example.dtype),
+            certified=torch.zeros(len(found), dtype=torch.bool),
+            reason="One pass of an attack network; nothing proves what it gives.",
+            stats=stats,
+        )
+
+
+def build_module(blueprint: Blueprint) -> nn.Module:
+    """The attack network of a blueprint, with fresh weights from ``hash_seed``; the global random state stays."""
+    kinds = {InverterKind.COARSE_GIT: CoarseGIT, InverterKind.EXACT_GIT: ExactGIT, InverterKind.LTI: LTI}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(blueprint.hash_seed)
+        module: nn.Module = kinds[blueprint.kind](blueprint)
+    return module
+
+
+def save_inverter(
+    inverter: Inverter, path: Path | str, *, extra: Mapping[str, Tensor] | None = None, note: str = ""
+) -> None:
+    """Write an attack network, whole or not at all.
+
+    Args:
+        inverter: to write.
+        path: a safetensors file.
+        extra: further tensors, of a training that is to be taken up.
+        note: kept in the header.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    path = Path(path)
+    tensors = {f"module.{name}": value for name, value in inverter.module.state_dict().items()} | dict(extra or {})
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    header = {"format": _FORMAT, "blueprint": inverter.blueprint.to_json(), "note": note}
+    try:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, partial, header)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"The attack network should go to a file that can be written; {path} cannot: {error}."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_inverter(path: Path | str) -> Inverter:
+    """Read an attack network: the header first, then only tensors of the names and shapes that it entails.
+
+    Raises:
+        InputError: the file is missing, no attack network, or a tensor is missing, misshapen or not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"The attack network should be a safetensors file; found no file {path}.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            if header.get("format") != _FORMAT:
+                raise InputError(
+                    f"{path} should be an attack network written by `seepage train`; found format "
+                    f"{header.get('format')!r}."
+                )
+            blueprint = read_blueprint(header.get("blueprint", ""))
+            # Its size is held against the file before anything of that size is made.
+            with torch.device("meta"):
+                expected = build_module(blueprint).state_dict()
+            present = set(file.keys())
+            state: dict[str, Tensor] = {}
+            for name, value in expected.items():
+                shape = file.get_slice(f"module.{name}").get_shape() if f"module.{name}" in present else None
+                if shape != list(value.shape):
+                    raise InputError(f"{path}: `{name}` should have shape {list(value.shape)}; found {shape}.")
+                state[name] = file.get_tensor(f"module.{name}")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"The attack network should be a safetensors file; {path} is none ({error}).") from error
+    for name, value in state.items():
+        if not value.is_floating_point() or not bool(value.isfinite().all()):
+            raise InputError(f"{path}: `{name}` should hold finite numbers; found others.")
+    module = build_module(blueprint)
+    module.load_state_dict(state)
+    return Inverter(blueprint=blueprint, module=module.eval())

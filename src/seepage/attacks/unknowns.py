@@ -1,0 +1,128 @@
+"""What gradient matching walks from: labels given, restored or unknown, and starts of noise or of another attack."""
+
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from seepage.attacks.labels_auto import RestoreLabels
+from seepage.attacks.objective import Objective, twice_differentiable
+from seepage.types import Attack, Observation, Outcome, Progress, Reconstruction
+
+__all__ = ["Unknowns", "prepare"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknowns:
+    """Starts of a descent.
+
+    Args:
+        inputs: ``[s, b, *shape]``.
+        labels: ``[s, b]``; meaningless where ``logits`` are walked along.
+        logits: ``[s, b, C]``, ``None`` where the labels are known.
+        stats: how labels and starts came about.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    logits: Tensor | None
+    stats: dict[str, float | int | str | bool]
+
+    def only(self, index: int) -> "Unknowns":
+        """One of the starts."""
+        one = slice(index, index + 1)
+        logits = None if self.logits is None else self.logits[one]
+        return Unknowns(inputs=self.inputs[one], labels=self.labels[one], logits=logits, stats=self.stats)
+
+
+def prepare(
+    observation: Observation,
+    objective: Objective,
+    *,
+    labels: Attack | None,
+    start: Attack | None,
+    starts: int,
+    generator: torch.Generator,
+    progress: Progress,
+) -> Unknowns | str:
+    """Starts for a descent, or one sentence on why there are none.
+
+    Args:
+        observation: what the server has.
+        objective: gives device and precision, and pairs a start's inputs with labels.
+        labels: restores labels that are not known; ``None``: they are walked along.
+        start: whose reconstruction is the first start.
+        starts: how many.
+        generator: of noise.
+        progress: of the attacks held.
+    """
+    known = observation.latest.labels
+    stats: dict[str, float | int | str | bool] = {"labels": "given" if known is not None else "walked along"}
+    if known is None:
+        size = observation.latest.batch_size
+        tried = _restored(observation, labels, generator, progress, needed=size is None)
+        if isinstance(tried, str):
+            return tried
+        if tried is not None and tried.labels is not None:
+            method = f"{tried.stats.get('method', 'a label attack')} ({tried.stats.get('confidence', 'certified')})"
+            if labels is None:
+                size = len(tried.labels)
+                stats["batch size"] = f"restored by {method}"
+            else:
+                known = tried.labels
+                stats["labels"] = f"restored by {method}"
+    b = len(known) if known is not None else size
+    if b is None:
+        return "The batch size is neither known nor restored."
+    like = objective.target[0]
+    shape = (starts, b, *observation.input_shape)
+    inputs = _normal(shape, like, generator)
+    if objective.bounds is not None:
+        inputs = inputs.clamp(*objective.bounds)
+    chosen = torch.zeros(b, dtype=torch.int64) if known is None else known
+    chosen = chosen.to(like.device).expand(starts, b).clone()
+    logits = None if known is not None else _normal((starts, b, observation.classes), like, generator)
+    if start is not None:
+        given = start(observation, generator=generator, progress=progress)
+        if given.inputs is None or given.outcome is Outcome.FAILED or given.layer or len(given.inputs) != b:
+            found = "nothing" if given.inputs is None else f"{len(given.inputs)} examples"
+            return f"The start should be {b} examples by {start.name}; it gave {found}. {given.reason}".strip()
+        inputs[0] = given.inputs.to(like)
+        if known is not None:
+            chosen[0] = _paired(objective, inputs[0], chosen[0])
+        stats["start"] = start.name
+    return Unknowns(inputs=inputs, labels=chosen, logits=logits, stats=stats)
+
+
+def _restored(
+    observation: Observation, labels: Attack | None, generator: torch.Generator, progress: Progress, *, needed: bool
+) -> Reconstruction | str | None:
+    """What the label attack says; a sentence if it fails where the batch size hangs on it."""
+    attack = labels if labels is not None else RestoreLabels()
+    if labels is None and not needed:
+        return None
+    if attack.obstacles(observation):
+        return None
+    tried = attack(observation, generator=generator, progress=progress)
+    if tried.labels is not None and len(tried.labels) and bool((tried.labels >= 0).all()):
+        return tried
+    return f"The batch size is unknown and the labels could not be restored. {tried.reason}" if needed else None
+
+
+def _paired(objective: Objective, inputs: Tensor, labels: Tensor) -> Tensor:
+    """``labels [b]`` in the order in which the gradients of ``inputs [b, *shape]`` point most at the update."""
+    gain = inputs.new_zeros(len(inputs), len(labels))
+    with twice_differentiable(), torch.enable_grad():
+        for label in torch.unique(labels):
+            for index in range(len(inputs)):
+                own = objective.gradients(inputs[index : index + 1], label[None])
+                towards = sum((g.detach() * t).sum() for g, t in zip(own, objective.target, strict=True))
+                gain[index, labels == label] = torch.as_tensor(towards).to(gain)
+    _, places = linear_sum_assignment(-gain.double().cpu().numpy())
+    return labels[torch.as_tensor(places, device=labels.device)]
+
+
+def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    # Drawn in one precision and on the generator's device, so that a seed means the same start everywhere.
+    return torch.randn(shape, dtype=torch.float64, generator=generator, device=generator.device).to(like)

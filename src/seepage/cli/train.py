@@ -1,0 +1,88 @@
+"""``seepage train``: an attack network for a network, from public data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from seepage.attacks.blueprint import InverterKind, draw_blueprint
+from seepage.attacks.inverter import save_inverter
+from seepage.attacks.training import Trained, Training, train_inverter
+from seepage.cli.options import NetworkOption, SeedOption, ThreadsOption, WeightsOption, set_threads
+from seepage.cli.show import err
+from seepage.cli.show import out as console
+from seepage.data.sources import draw_batch, load_dataset
+from seepage.errors import InputError
+from seepage.networks.weights import load_weights
+from seepage.networks.zoo import build_network
+
+__all__ = ["train"]
+
+train = typer.Typer(
+    help="Train an attack network on public data, for --attack git:FILE.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@train.command()
+def git(
+    network: NetworkOption,
+    data: Annotated[str, typer.Option("--data", metavar="SOURCE", help="Public data, none of which is audited.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where it goes, a .safetensors file.")],
+    examples: Annotated[int, typer.Option("--batch-size", min=1, max=64, help="Examples a batch.")] = 1,
+    kind: Annotated[InverterKind, typer.Option("--kind", help="Which attack network.")] = InverterKind.COARSE_GIT,
+    pairs: Annotated[int | None, typer.Option("--pairs", min=2, help="Public examples; all if left out.")] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Most passes over them.")] = 40,
+    width: Annotated[int, typer.Option("--width", min=1, help="Units of its hidden layers.")] = 512,
+    normalize: Annotated[
+        str, typer.Option("--normalize", metavar="HOW", help="As the client does: none, channel, MEAN,...:STD,....")
+    ] = "channel",
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Resize and crop images to SIZE x SIZE.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", metavar="FILE", help="Written each epoch; taken up if it stands.")
+    ] = None,
+    weights: WeightsOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train GIT (or LTI) for the network as --seed or --weights give it; the audit should name the same."""
+    set_threads(threads)
+    if out.suffix != ".safetensors" or not out.parent.is_dir():
+        raise InputError(f"`--out` should be a .safetensors file in a folder that exists; found {out}.")
+    dataset = load_dataset(data, normalize=normalize, size=size)
+    built = build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed)
+    if weights is not None:
+        load_weights(built, weights)
+    count = len(dataset) if pairs is None else min(pairs, len(dataset))
+    public, _ = draw_batch(dataset, batch_size=count, generator=torch.Generator().manual_seed(seed))
+    blueprint = draw_blueprint(built, kind=kind, input_shape=tuple(dataset.input_shape), examples=examples, width=width)
+    trained = train_inverter(
+        built,
+        blueprint,
+        public.inputs,
+        public.labels,
+        training=Training(epochs=epochs, seed=seed),
+        checkpoint=checkpoint,
+        progress=_say,
+    )
+    if trained.best_epoch < 0:
+        raise InputError("The training should last one epoch at least; it was interrupted before. Nothing was written.")
+    save_inverter(trained.inverter, out)
+    _summary(trained, float(public.inputs.var(dim=0, correction=0).mean()), out)
+
+
+def _say(done: int, total: int | None, note: str) -> bool:
+    if done % 50 == 0:
+        err.print(f"step {done:,} of {total:,}, {note}" if total else note, markup=False)
+    return True
+
+
+def _summary(trained: Trained, mean_error: float, out: Path) -> None:
+    best = trained.best_epoch
+    console.print(
+        f"held-out mean squared error {trained.held_out_errors[best]:.4f} (training {trained.train_errors[best]:.4f}, "
+        f"epoch {best + 1} of {len(trained.held_out_errors)}); "
+        f"the mean of the public data has {mean_error:.4f}.\n{out}",
+        markup=False,
+        soft_wrap=True,
+    )
