@@ -10,7 +10,7 @@ from seepage.audit.findings import Score
 from seepage.audit.labelscoring import certified_examples, label_numbers
 from seepage.data.sources import Dataset, InputKind
 from seepage.data.tabular import TableEncoding
-from seepage.metrics import exact_images, exact_numbers, match, psnr, ssim
+from seepage.metrics import exact_images, exact_numbers, match, psnr, recognisable_images, ssim
 from seepage.types import PrivateBatch, Reconstruction
 
 __all__ = ["PSNR_CAP", "Scored", "score"]
@@ -59,6 +59,9 @@ def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset,
     elif dataset.kind is InputKind.IMAGE:
         exact = exact_images(ordered, originals)
         scored.scores["psnr"] = _decibels(psnr(ordered, originals), matched)
+        scored.scores["recognisable"] = [
+            bool(value) for value in ((exact | recognisable_images(ordered, originals)) & matched).tolist()
+        ]
         likeness = ssim(ordered, originals)
         if likeness is not None:
             scored.scores["ssim"] = _where(likeness, matched)
