@@ -190,8 +190,8 @@ def main() -> None:
         f"The server knows the rule, not the batch size, not the defense. Budget {SECONDS:.0f} s a batch on 1 thread, "
         "which is little for `ig`. "
         f"Machine: {platform.machine()}, {os.cpu_count()} cores shared with other work, "
-        f"torch {torch.__version__}, CPU. *Exact*: equal to the original in every pixel of 8 bits; *recognisable*: 20 dB "
-        "or more, and 6 dB above a flat picture; *obstacle*: not run; *nothing*: ran, and nothing recognisable came out. "
+        f"torch {torch.__version__}, CPU. *Exact*: equal to the original in every pixel of 8 bits; *recognisable*: "
+        "20 dB or more, and 6 dB above a flat picture; *obstacle*: not run; *nothing*: nothing recognisable came out. "
         "Shares are of examples. Inputs of an inner layer are counted where the first layer was withheld.\n"
     )
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
@@ -200,8 +200,8 @@ def main() -> None:
             RESULTS.write_text(text, encoding="utf8")
             print(text, flush=True)
         text += (
-            "\n## SPEAR, b = 8: local steps on the whole batch\n\n| client | dtype | how the audits ended | layer | exact | "
-            "certified | wrong certificates | median s |\n|---|---|---|---|--:|--:|--:|--:|\n"
+            "\n## SPEAR, b = 8: local steps on the whole batch\n\n| client | dtype | how the audits ended | layer | "
+            "exact | certified | wrong certificates | median s |\n|---|---|---|---|--:|--:|--:|--:|\n"
         )
         findings = list(pool.map(run, [(cell, seed) for cell in STEPS for seed in range(options.seeds)]))
         for index, cell in enumerate(STEPS):
