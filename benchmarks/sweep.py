@@ -1,7 +1,7 @@
 """A sweep of 224 cells, killed three times at random and resumed. Run: python benchmarks/sweep.py kill|ray|slurm.
 
 ``kill`` runs the plan once undisturbed and once killed: SIGKILL to the whole process group, workers included, at three
-moments drawn from ``--seed``; then compares the two findings files. ``ray`` (against a cluster that ``ray start --head``
+moments drawn from ``--seed``; then compares the two findings files. ``ray`` (on a cluster that ``ray start --head``
 started) and ``slurm`` (submitit's local executor: the same jobs without a Slurm) run it on another engine and compare
 with the local pool. Each writes its own part of results/sweep.md.
 """
@@ -41,7 +41,7 @@ HEAD = "# Sweeps: killed and resumed, and on other engines\n\nThe plan, of {cell
 def command(plan: Path, out: Path, workers: int, engine: str) -> list[str]:
     """The command line that a user would type; ``slurm`` without a Slurm goes through this file."""
     start = [sys.executable, __file__, "_local_slurm"] if engine == "slurm" else [sys.executable, "-m", "seepage"]
-    return [*start, "sweep", str(plan), "--out", str(out), "--workers", str(workers)]
+    return [*start, "sweep", str(plan), "--out", str(out), "--workers", str(workers), "--engine", engine]
 
 
 def run(plan: Path, out: Path, workers: int, engine: str = "local") -> tuple[list[Finding], float]:
@@ -111,9 +111,9 @@ def compared(first: Sequence[Finding], second: Sequence[Finding]) -> str:
     same = "equal" if digests[0] == digests[1] else "DIFFERENT"
     exact = sum(one.exact_examples for one in first), sum(one.exact_examples for one in second)
     return (
-        f"Findings compared, times and memory left out: {bitwise} of {len(first)} equal to the last bit; digests over all "
-        f"(numbers to four digits) {same}: `{digests[0][:16]}` and `{digests[1][:16]}`. Exact examples: {exact[0]} and "
-        f"{exact[1]} of {sum(one.batch_size for one in first)}; rows that broke: "
+        f"Findings compared, times and memory left out: {bitwise} of {len(first)} equal to the last bit; digests over "
+        f"all (numbers to four digits) {same}: `{digests[0][:16]}` and `{digests[1][:16]}`. Exact examples: "
+        f"{exact[0]} and {exact[1]} of {sum(one.batch_size for one in first)}; rows that broke: "
         f"{sum(one.error is not None for one in first)} and {sum(one.error is not None for one in second)}.\n"
     )
 
