@@ -1,0 +1,194 @@
+"""How much is enough: batch size and noise on CIFAR-10 and Adult. Run: python benchmarks/frontier.py [--workers 1].
+
+Writes results/frontier.md, and docs/figures/frontier.svg, the documentation's headline figure. ``--runs FOLDER`` keeps
+the shards there, and takes them up.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+RESULTS = Path(__file__).parent / "results" / "frontier.md"
+FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "frontier.svg"
+CIFAR, ADULT = "cifar10/cifar10_test.npz", "tabular/adult.test"
+NOISE = 'defense = ["noise:{noise},relative=true"]'
+DP = 'rule = ["dpsgd:clip=1,noise={noise}"]'
+INK, SOFT, ALARM = "#1d1e20", "#6f4600", "#9c1f16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One frontier.
+
+    Args:
+        name: of its folder; two that share it share their shards.
+        panel: its title in the figure.
+        source: of the data.
+        grid: what the plan's grid has besides network, attack and seeds.
+        axis: the plan's ``[frontier]``.
+        counts: what counts as recovered, in words.
+    """
+
+    name: str
+    panel: str
+    source: str
+    grid: str
+    axis: str
+    counts: str = "exact"
+
+
+def batch_size(source: str, data: str, axis: str) -> Question:
+    return Question(
+        name=f"{data}-b",
+        panel=f"{data}: batch size",
+        source=source,
+        grid="batch_size = 1",
+        axis=f'axis = "batch_size"\n{axis}',
+    )
+
+
+def noise(source: str, data: str, *, least_psnr: float | None = None, dp: bool = False) -> Question:
+    least = "" if least_psnr is None else f"least_psnr = {least_psnr}\n"
+    low, high = (1e-5, 10.0) if dp else (1e-7, 1.0)
+    return Question(
+        name=f"{data}-{'dp' if dp else 'noise'}",
+        panel=f"{data}: {'DP-SGD’s noise multiplier' if dp else 'noise over the update’s deviation'}, b = 8",
+        source=source,
+        grid=f"batch_size = 8\n{DP if dp else NOISE}",
+        axis=f'axis = "noise"\nlow = {low}\nhigh = {high}\npoints = {13 if dp else 15}\n{least}',
+        counts="exact" if least_psnr is None else f"{least_psnr:.0f} dB",
+    )
+
+
+QUESTIONS = (
+    batch_size(CIFAR, "CIFAR-10", "low = 8\nhigh = 80\nstep = 3"),
+    batch_size(ADULT, "Adult", "low = 4\nhigh = 64\nstep = 3"),
+    noise(CIFAR, "CIFAR-10"),
+    noise(CIFAR, "CIFAR-10", least_psnr=20.0),
+    noise(ADULT, "Adult"),
+    noise(CIFAR, "CIFAR-10", least_psnr=20.0, dp=True),
+    noise(ADULT, "Adult", dp=True),
+)
+
+
+def plan(question: Question, options: argparse.Namespace) -> str:
+    """The plan as a user would write it."""
+    return (
+        f'[plan]\ndata = "{DATA / question.source}"\nbudget_seconds = {options.seconds}\n'
+        f'[grid]\nnetwork = "mlp:{options.width},400"\nattack = "auto"\n{question.grid}\n'
+        f"seed = {list(range(options.seeds))}\n[frontier]\nshare = 0.5\n{question.axis}\n"
+    )
+
+
+def answer(question: Question, options: argparse.Namespace, runs: Path) -> dict[str, Any]:
+    """What ``seepage frontier`` says."""
+    out = runs / question.name
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "plan.toml").write_text(plan(question, options), encoding="utf8")
+    command = [sys.executable, "-m", "seepage", "frontier", str(out / "plan.toml"), "--out", str(out)]
+    ended = subprocess.run([*command, "--workers", str(options.workers)], capture_output=True, text=True, check=False)
+    if ended.returncode not in (0, 4):
+        raise RuntimeError(f"{question.panel}: {ended.stderr[-2000:]}")
+    (found,) = json.loads((out / "frontier.json").read_text(encoding="utf8"))
+    return dict(found)
+
+
+def draw(answers: Sequence[tuple[Question, dict[str, Any]]]) -> None:
+    """One panel for each kind of question, side by side for the two data sets."""
+    panels = list(dict.fromkeys(question.panel for question, _ in answers))
+    with mpl.rc_context({"svg.hashsalt": "seepage", "text.parse_math": False}):
+        figure = Figure(figsize=(10.0, 3.1 * ((len(panels) + 1) // 2)), layout="constrained")
+        plots = figure.subplots((len(panels) + 1) // 2, 2, sharey=True, squeeze=False).flatten()
+        for plot, panel in zip(plots, panels, strict=False):
+            for question, found in answers:
+                if question.panel == panel:
+                    draw_one(plot, question, found)
+            plot.set_title(panel, fontsize=10, loc="left")
+            plot.set_ylim(-0.05, 1.08)
+            plot.legend(fontsize=8, frameon=False, loc="best")
+        for plot in plots[::2]:
+            plot.set_ylabel("share of examples recovered")
+        for plot in plots[len(panels) :]:
+            plot.set_visible(False)
+        FIGURE.parent.mkdir(exist_ok=True)
+        figure.savefig(FIGURE, format="svg", metadata={"Date": None})
+
+
+def draw_one(plot: Axes, question: Question, found: dict[str, Any]) -> None:
+    """Mean over seeds, a dot a seed, and the interval of the frontier."""
+    loose = question.counts != "exact"
+    colour, mark = (SOFT, "s") if loose else (INK, "o")
+    points = [one for one in found["points"] if one["recovered"] is not None]
+    settings = sorted({one["setting"] for one in points})
+    means = []
+    for setting in settings:
+        values = [one["recovered"] for one in points if one["setting"] == setting]
+        means.append(sum(values) / len(values))
+    plot.plot([one["setting"] for one in points], [one["recovered"] for one in points], mark, color=colour, alpha=0.35,
+              markersize=4)  # fmt: skip
+    plot.plot(settings, means, "--" if loose else "-", color=colour, label=f"{question.counts}, mean over seeds")
+    plot.axhline(found["share"], linestyle=":", color="#55585d", linewidth=0.8)
+    untold = [one["setting"] for one in found["points"] if one["recovered"] is None]
+    if untold:
+        plot.plot(untold, [0.0] * len(untold), "x", color=SOFT, label="could not be told")
+    if found["interval"] is not None and not any("beyond" in end for end in found["interval"]):
+        low, high = sorted(float(end) for end in found["interval"])
+        plot.axvspan(low, max(high, low * 1.001), color=ALARM, alpha=0.16)
+        plot.axvline(float(found["median"]), color=ALARM, linestyle="--" if loose else "-", linewidth=1.2,
+                     label=f"{question.counts}: below half from {found['median']}")  # fmt: skip
+    if found["axis"] == "noise":
+        plot.set_xscale("log")
+
+
+def main() -> None:
+    """Ask all questions, write the table and the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--width", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--runs", type=Path, default=None)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        answers = []
+        for question in QUESTIONS:
+            answers.append((question, answer(question, options, options.runs or Path(scratch))))
+            print(question.panel, question.counts, answers[-1][1]["sentence"], flush=True)
+            write(answers, options)
+
+
+def write(answers: Sequence[tuple[Question, dict[str, Any]]], options: argparse.Namespace) -> None:
+    """The table and the figure of what has been answered so far."""
+    text = (
+        f"# How much is enough\n\nCommand: `python benchmarks/frontier.py --seeds {options.seeds} --seconds "
+        f"{options.seconds:g} --width {options.width} --workers {options.workers}`. Network "
+        f"mlp:{options.width},400 at PyTorch's default start, one network and one batch for each of the seeds 0 to "
+        f"{options.seeds - 1}; attack `auto`, {options.seconds:g} s a batch on one thread; the server knows the rule, "
+        f"not the batch size. Machine: {platform.machine()}, {os.cpu_count()} cores shared with other work, torch "
+        f"{torch.__version__}, CPU only. A budget in seconds makes the edges depend on the machine.\n\n"
+        "![share of examples recovered along each axis](../../docs/figures/frontier.svg)\n\n"
+        "| question | recovered means | answer | settings tried |\n|---|---|---|--:|\n"
+    )
+    for question, found in answers:
+        means = "exact" if question.counts == "exact" else f"exact, or at least {question.counts}"
+        text += f"| {question.panel} | {means} | {found['sentence']} | {len(found['points'])} |\n"
+    RESULTS.write_text(text, encoding="utf8")
+    draw(answers)
+
+
+if __name__ == "__main__":
+    main()
