@@ -50,7 +50,7 @@ def every_kind(finding: Callable[..., Finding], picture: str) -> list[Finding]:
     ]
 
 
-@pytest.mark.parametrize("view", itertools.product([360, 1200], ["light", "dark"], ["open", "redacted"]), ids=str)
+@pytest.mark.parametrize("view", [*itertools.product([360, 1200], ["light", "dark"], ["open", "redacted"])], ids=str)
 def test_axe_finds_no_violation(
     finding: Callable[..., Finding],
     make_run: Callable[..., Path],
