@@ -45,7 +45,7 @@ def test_an_example_that_two_attacks_find_counts_once(finding: Make) -> None:
 def test_why_is_said_of_examples_that_one_unit_gives_away(finding: Make) -> None:
     text = " ".join(exposure([partly(finding)], class_names=[], redact=True).sentences)
     assert "2 of 4 examples switch on a unit of the attacked layer that no other example" in text
-    assert "Of such examples, 1 came out exactly. Example 1 of batch 0 has most such units, 3." in text
+    assert "Of such examples, 1 came out exactly. Example 1 of batch 0 has the most such units, 3." in text
     assert "misses such examples" in text
 
 

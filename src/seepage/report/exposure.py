@@ -171,6 +171,6 @@ def _alone(batches: Iterable[Sequence[Finding]]) -> str:
     return (
         f"{len(found)} of {total} examples {verb} on a unit of the attacked layer that no other example of the batch "
         "does; in a plain gradient that unit’s row is the example itself, times a number, so that no search is needed. "
-        f"Of such examples, {exact} came out exactly. Example {number} of batch {batch} has most such units, {most}."
-        f"{missed}"
+        f"Of such examples, {exact} came out exactly. Example {number} of batch {batch} has the most such units, "
+        f"{most}.{missed}"
     )
