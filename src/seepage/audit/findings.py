@@ -41,12 +41,11 @@ class Finding(BaseModel):
     ``outcome`` is ``None`` if the attack did not end by itself: with ``obstacles`` it could not run, with ``error`` it
     broke. ``certified`` and every list in ``scores`` have one entry for each example of the batch, in the batch's
     order; an example that nothing was matched with has ``None`` for its numbers and false for ``exact``. ``control`` is
-    there if the attack found nothing exact: without one that passed, its silence says nothing. ``true_labels`` are the
-    truth in the batch's order, there whenever something was scored.
+    there if the attack found nothing exact: without one that passed, its silence says nothing.
 
     Of an attack that restores labels and no inputs, ``scores`` holds numbers for the whole batch (``leacc``, ``lnacc``,
-    ``exact_vector``, ``l1_half``, ``wrong_certified``), and ``certified`` says which of the true labels a certified
-    label accounts for.
+    ``exact_vector``, ``l1_half``, ``wrong_certified``), ``true_labels`` the truth in the batch's order, and
+    ``certified`` which of these a certified label accounts for. ``true_labels`` are there whenever something was scored.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
