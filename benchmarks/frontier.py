@@ -92,7 +92,12 @@ def noise(data: str, attack: str, *, dp: bool = False) -> Question:
 QUESTIONS = (
     batch_size("CIFAR-10", "low = 8\nhigh = 80\nstep = 3"),
     batch_size("Adult", "low = 4\nhigh = 64\nstep = 3"),
-    *(noise(data, attack, dp=dp) for dp in (False, True) for data in SOURCES for attack in ("auto", "ig")),
+    noise("CIFAR-10", "auto"),
+    noise("CIFAR-10", "ig"),
+    noise("Adult", "auto"),  # decibels of a table's row mean little: matching is asked for pictures alone
+    noise("CIFAR-10", "auto", dp=True),
+    noise("CIFAR-10", "ig", dp=True),
+    noise("Adult", "auto", dp=True),
 )
 
 
