@@ -46,7 +46,7 @@ class Finding(BaseModel):
 
     Of an attack that restores labels and no inputs, ``scores`` holds numbers for the whole batch (``leacc``, ``lnacc``,
     ``exact_vector``, ``l1_half``, ``wrong_certified``), ``true_labels`` the truth in the batch's order, and
-    ``certified`` which of these a certified label accounts for.
+    ``certified`` which of these a certified label accounts for. ``true_labels`` are there after any score.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
