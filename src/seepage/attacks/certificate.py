@@ -26,7 +26,7 @@ from seepage.types import Observation
 
 __all__ = ["Agreement", "Replay", "agree", "replay", "undisturbed"]
 
-_ERRORS_AT_ONCE = 256  # replayed in one pass, examples times labels
+_ERRORS_AT_ONCE = 2048  # replayed in one pass, examples times labels: each pass reads all weights
 _CHANCE = 1e-5  # that a true example has more errors below the tolerance than are forgiven
 _AT_A_KINK = 1e-4  # relative distance of a replayed error beyond which a deeper unit may have fallen the other way
 
@@ -144,8 +144,9 @@ def replay(
         recomputed = grad(loss)(free, examples, best, shares.to(dtype))
     except RuntimeError as raised:  # batch norm or dropout in training mode: one example alone is not what was run
         return f"the network cannot be run on one example at a time ({str(raised).splitlines()[0][:120]})"
-    gap = sum(float((observation.latest.update[name] - recomputed[name]).square().sum()) for name in free)
-    size = sum(float(observation.latest.update[name].square().sum()) for name in free)
+    sent = observation.latest.update
+    size = sum(float(sent[name].norm()) ** 2 for name in free)
+    gap = sum(float(recomputed[name].sub_(sent[name]).norm()) ** 2 for name in free)  # in place: it may fill gigabytes
     return Replay(
         labels=best,
         weights=shares,
