@@ -331,7 +331,7 @@ def main() -> None:
         f"Command: `python benchmarks/exact.py {options.group} --seeds {options.seeds} --threads {options.threads}`. "
         "Seeds from 0 on, one fresh network (PyTorch's default start) and one batch each; a trained network serves all "
         "batches of its row (Adam at 1e-3 on 10,000 training images, accuracy on those; batches are of test images). "
-        "Every run is counted, those that broke too. "
+        "Every run is counted, those that broke too; the seconds that each may take stand in `benchmarks/exact.py`. "
         f"Machine: {platform.machine()}, {os.cpu_count()} cores shared with other work, {options.threads} threads, "
         f"torch {torch.__version__}, CPU only. Inputs normalised by channel where nothing else is said. Seconds are of "
         "the attack alone.\n\n"
