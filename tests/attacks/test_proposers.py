@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.auto import Auto, choose_attack
+from seepage.attacks.closing import Solution, better
 from seepage.attacks.disaggregation import Budget
 from seepage.attacks.exactify import Exactify
 from seepage.attacks.portfolio import Turns
@@ -202,3 +203,26 @@ def test_the_arm_that_finds_most_goes_on() -> None:
         order.append(arm)
         turns.learn(arm, yields[arm].pop(0))
     assert order == [0, 0, 1, 1, 1, 2, 0, 2]
+
+
+def solution(certified: int, score: float = 0.5) -> Solution:
+    """A batch of four, of which so many examples are proved."""
+    return Solution(
+        inputs=torch.zeros(4, 2, dtype=torch.float64),
+        errors=torch.zeros(4, 3, dtype=torch.float64),
+        score=torch.full((4,), score, dtype=torch.float64),
+        evident=torch.arange(4) < certified,
+        input_error=torch.zeros(4, dtype=torch.float64),
+        tolerance=1e-3,
+        replayed="not asked",
+    )
+
+
+def test_what_was_proved_is_not_given_up_for_a_later_choice_that_proves_less() -> None:
+    many, few, closer = solution(3), solution(0, score=0.9), solution(3, score=0.9)
+    assert better(many, few) is many
+    assert better(few, many) is many
+    assert better(many, closer) is closer
+    assert better(many, None) is many
+    assert better(None, few) is few
+    assert better(None, None) is None

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from seepage.audit.catalogue import ATTACKS
@@ -53,3 +54,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_examples_run(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(example), run_name="__main__")
     assert capsys.readouterr().out
+
+
+def test_the_example_that_draws_the_rounds_of_prism_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "prism_rounds.py"))
+    threads = torch.get_num_threads()
+    try:
+        example["main"]([str(tmp_path / "rounds.png"), "--batch-size", "12", "--width", "120", "--columns", "4"])
+    finally:
+        torch.set_num_threads(threads)
+    assert "12 of 12 examples certified" in capsys.readouterr().out
+    assert (tmp_path / "rounds.png").stat().st_size > 0

@@ -143,3 +143,25 @@ def test_too_few_zeros_do_not_pin() -> None:
     L, _, zeros = planted(200, 6)
     few = zeros & (zeros.cumsum(dim=1) <= 5)
     assert not bool(pinned(L, few, rank_tol=RANK_TOL).any())
+
+
+def test_zeros_that_two_examples_share_pin_neither() -> None:
+    L, _, zeros = planted(200, 8)
+    assert not bool(pinned(L, zeros[:1] & zeros[1:2], rank_tol=RANK_TOL).any())
+
+
+def test_a_difference_with_one_accidental_zero_is_not_pinned_wherever_the_accident_is() -> None:
+    L, truth, zeros = planted(400, 8)
+    both_on = (~zeros[0] & ~zeros[1]).nonzero().flatten()
+    for row in both_on[torch.randperm(len(both_on), generator=torch.Generator().manual_seed(4))[:20]]:
+        ratio = (L[row] @ truth[0]) / (L[row] @ truth[1])
+        accident = zero_mask(L, normalized((truth[0] - ratio * truth[1])[None]), zero_tol=TOL)
+        assert bool(accident[0, row])
+        assert not bool(pinned(L, accident, rank_tol=RANK_TOL).any())
+
+
+def test_refined_directions_vanish_on_the_planted_rows_and_nowhere_else() -> None:
+    L, truth, zeros = planted(200, 8)
+    draw = torch.Generator().manual_seed(3)
+    rough = normalized(truth + 1e-6 * torch.randn(truth.shape, generator=draw, dtype=torch.float64))
+    assert zero_mask(L, refine_directions(L, rough, zero_tol=1e-4), zero_tol=TOL).equal(zeros)

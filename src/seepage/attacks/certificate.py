@@ -27,7 +27,7 @@ from seepage.types import Observation
 
 __all__ = ["Agreement", "Replay", "agree", "replay", "undisturbed"]
 
-_ERRORS_AT_ONCE = 256  # replayed in one pass, examples times labels
+_ERRORS_AT_ONCE = 2048  # replayed in one pass, examples times labels: each pass reads all weights
 _CHANCE = 1e-5  # that a true example has more errors below the tolerance than are forgiven
 _AT_A_KINK = 1e-4  # relative distance of a replayed error beyond which a deeper unit may have fallen the other way
 

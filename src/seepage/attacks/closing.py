@@ -15,7 +15,7 @@ from seepage.attacks.warrant import unwarranted
 from seepage.linalg.nullspace import zero_mask
 from seepage.types import Observation
 
-__all__ = ["Solution", "choose"]
+__all__ = ["Solution", "better", "choose"]
 
 _INPUT_TOLERANCES = (3e-7, 3e-4)  # relative: every digit of Adult's largest numbers; half a grey level of 8 bits
 _REPLAY_TOLERANCE = 1e-4  # relative; inputs that are off by this much are still pixel-identical
@@ -72,6 +72,18 @@ def choose(mixture: Mixture, observation: Observation, found: Found, generator: 
         return replace(solution, tolerance=0.0, replayed="the update is noised")
     solution = replace(solution, tolerance=_INPUT_TOLERANCES[len(observation.input_shape) > 1])
     return _ask_replay(observation, mixture, solution, generator)
+
+
+def better(before: Solution | None, after: Solution | None) -> Solution | None:
+    """The one that proves more examples, the later one of equals.
+
+    More directions need not choose better: among those left for the last faint examples may be combinations, and with
+    a wrong one among them no example of the batch comes out right.
+    """
+    if before is None or after is None:
+        return before or after
+    proved = [(int(one.certified.sum()), int(one.evident.sum()), float(one.score.sum())) for one in (before, after)]
+    return before if proved[0] > proved[1] else after
 
 
 def _swap(mixture: Mixture, chosen: Tensor, known: Tensor, spare: Tensor, solution: Solution) -> Solution:

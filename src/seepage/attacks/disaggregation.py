@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from seepage.attacks.certificate import Replay
-from seepage.attacks.closing import Solution, choose
+from seepage.attacks.closing import Solution, better, choose
 from seepage.attacks.directions import Found, Proposer, accept, complete
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
@@ -106,7 +106,7 @@ def disaggregate(
             complete(mixture, found, generator)
         if grown and len(found) >= b:
             enough_at = enough_at or cost
-            solution = choose(mixture, observation, found, generator)
+            solution = better(solution, choose(mixture, observation, found, generator))
             if solution is not None and bool(solution.evident.all()):
                 stopped = "the certificate holds" if bool(solution.certified.all()) else "all directions are true"
                 break

@@ -29,7 +29,7 @@ from seepage.linalg.ica import Contrast, SoftSign, Tanh, unmix
 from seepage.linalg.sphere import RiemannianAdam
 from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
 
-__all__ = ["PRISM"]
+__all__ = ["PRISM", "Unmixing"]
 
 _POLISH = Search(loss=LogCosh(start=0.3), optimizer=RiemannianAdam(steps=150, step_size=0.07))
 _ROBUST_BELOW = 9.0  # units an example: with fewer, guesses are also rounded by the robust kernel, which costs more;
