@@ -83,7 +83,7 @@ def attacks(name: str, examples: int, options: argparse.Namespace) -> None:
             "nearest public": NearestPublic(inputs=given.inputs, labels=given.labels, examples=examples),
         }
         for kind, word in ((InverterKind.LTI, "LTI"), (InverterKind.COARSE_GIT, "Coarse-GIT")):
-            tried[word], spent = trained(network, kind, given, examples, options.seconds, seed)
+            tried[word], spent = trained(network, kind, given, examples=examples, seconds=options.seconds, seed=seed)
             trained_in[word].append(spent)
         tried[f"DLG, {FULL}"] = dlg(starts=2, budget=Budget(samples=FULL))
         tried[f"IG, {FULL}"] = ig(iterations=FULL)
@@ -106,7 +106,7 @@ def attacks(name: str, examples: int, options: argparse.Namespace) -> None:
 
 
 def trained(
-    network: nn.Module, kind: InverterKind, given: PrivateBatch, examples: int, seconds: float, seed: int
+    network: nn.Module, kind: InverterKind, given: PrivateBatch, *, examples: int, seconds: float, seed: int
 ) -> tuple[Inverter, float]:
     """An attack network after about so many seconds, and the seconds: one epoch is timed, then the whole is planned."""
     blueprint = draw_blueprint(network, kind=kind, input_shape=tuple(given.inputs.shape[1:]), examples=examples)

@@ -1,11 +1,13 @@
 """IG and DLG on digits, beside the figures measured of breaching and AIJack. Run: python benchmarks/matching.py."""
 
 import argparse
+import json
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import torch
 
@@ -17,6 +19,7 @@ from seepage.networks.zoo import build_network
 from seepage.types import PrivateBatch, ThreatModel
 
 RESULTS = Path(__file__).parent / "results" / "matching.md"
+ROWS = RESULTS.with_suffix(".json")
 CAP = 150.0  # dB: beyond, float32 pixels are equal
 
 
@@ -42,20 +45,45 @@ CELLS = (
     Cell(attack="dlg", batch_size=1, labels=False, peer="AIJack 102 dB"),
     Cell(attack="dlg", batch_size=4, labels=False, peer="AIJack 98.7 dB"),
     Cell(attack="dlg", batch_size=8, labels=False, peer="AIJack 28.7 dB"),
+    Cell(attack="dlg", batch_size=16, labels=False, distinct=False, peer="AIJack 20.5 dB"),
     Cell(attack="dlg", batch_size=8, labels=False, network="mlp:200:sigmoid"),
 )
 
 
 def main() -> None:
-    """Run all cells and write the table."""
+    """Run the cells; every run is kept as it ends, and the page written from all that were kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--attack", choices=("ig", "dlg"), help="Only this one's cells.")
     options = parser.parse_args()
     torch.set_num_threads(1)
     dataset = load_dataset("digits")
+    for cell in CELLS:
+        if options.attack not in (None, cell.attack):
+            continue
+        runs: list[tuple[float, float, int]] = []
+        for seed in range(options.seeds):
+            runs.append(one(ig() if cell.attack == "ig" else dlg(), cell, dataset, seed))
+            keep(cell, runs)
+        print(cell, sorted(run[0] for run in runs), flush=True)
+
+
+def keep(cell: Cell, runs: list[tuple[float, float, int]]) -> None:
+    """Put the runs of a cell in place of earlier ones and write the page."""
+    kept: list[dict[str, Any]] = json.loads(ROWS.read_text(encoding="utf8")) if ROWS.is_file() else []
+    kept = [row for row in kept if row["cell"] != asdict(cell)] + [{"cell": asdict(cell), "runs": runs}]
+    places = {json.dumps(asdict(known)): place for place, known in enumerate(CELLS)}
+    kept.sort(key=lambda row: places.get(json.dumps(row["cell"]), len(places)))
+    ROWS.write_text("[\n" + ",\n".join(json.dumps(row) for row in kept) + "\n]\n", encoding="utf8")
+    RESULTS.write_text(page(kept), encoding="utf8")
+
+
+def page(kept: list[dict[str, Any]]) -> str:
+    """The results as Markdown."""
     head = (
         "# Gradient matching on digits\n\n"
-        f"Command: `python benchmarks/matching.py --seeds {options.seeds}`. Bundled digits (8 x 8), MLP 64-200-10 with "
+        "Command: `python benchmarks/matching.py`; the runs are kept in `matching.json` beside this page. Bundled "
+        "digits (8 x 8), MLP 64-200-10 with "
         "PyTorch's default start, one network and batch a seed, inputs normalised by channel, float32 updates, bounds "
         "known. IG: 2,000 iterations, one start. DLG: up to 8 starts of at most 300 directions of L-BFGS. PSNR in raw "
         f"units, mean over a batch, capped at {CAP:.0f} dB. Machine: {platform.machine()}, one thread of a busy shared "
@@ -65,9 +93,8 @@ def main() -> None:
         "ms an iteration | peer |\n|---|---|--:|---|---|--:|--:|--:|--:|--:|--:|---|\n"
     )
     rows = []
-    for cell in CELLS:
-        attack = ig() if cell.attack == "ig" else dlg()
-        runs = [one(attack, cell, dataset, seed) for seed in range(options.seeds)]
+    for row in kept:
+        cell, runs = Cell(**row["cell"]), row["runs"]
         decibels = sorted(run[0] for run in runs)
         rows.append(
             f"| {cell.attack} | {cell.network} | {cell.batch_size} | {'given' if cell.labels else 'not given'} | "
@@ -75,8 +102,7 @@ def main() -> None:
             f"{decibels[0]:.1f} | {sum(value < 60 for value in decibels)} of {len(decibels)} | "
             f"{median(run[1] for run in runs):.1f} | {1000 * mean(run[1] / run[2] for run in runs):.1f} | {cell.peer} |"
         )
-        print(rows[-1], flush=True)
-        RESULTS.write_text(head + "\n".join(rows) + "\n", encoding="utf8")  # a cell takes minutes
+    return head + "\n".join(rows) + "\n"
 
 
 def one(attack: GradientMatching, cell: Cell, dataset: Dataset, seed: int) -> tuple[float, float, int]:

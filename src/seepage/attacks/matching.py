@@ -205,7 +205,9 @@ class _Walk:
             "starts": self.attack.starts,
             **unknowns.stats,
         }
-        if self.inputs is None or self.labels is None or not self.least < self.first:
+        # Another attack's reconstruction may be as near as one can get: then it is the result.
+        nearer = self.least < self.first or self.attack.start is not None
+        if self.inputs is None or self.labels is None or not nearer:
             reason = (
                 "The descent diverged: " if self.inputs is None else "No start came nearer to the update than it was: "
             )
