@@ -272,11 +272,10 @@ def page(rows: list[Row]) -> str:
         "GPU): pairs are examples of the first train file, seeds decide network, split and attacked examples, which "
         "are of the test file. Width 512 for both attack networks, which train for about the same seconds (two "
         f"short runs are timed, then the number of epochs planned). IG walks {FULL} iterations, "
-        f"GIT+IG {FULL // 3} with a first step of 0.01, DLG at most {FULL} directions of L-BFGS in at most 2 starts. Batch "
-        "size known, labels "
-        "restored by the label attacks (DLG walks them along), inputs in [0, 1]. The nearest public example is sought "
-        "among 1,000. Solved-GIT+IG begins with a step of 0.001. Mean and deviation over attacked "
-        f"batches. Machine: {platform.machine()}, one thread of a busy shared machine, torch {torch.__version__}, no "
+        f"GIT+IG {FULL // 3} with a first step of 0.01, DLG at most {FULL} directions of L-BFGS in at most 2 starts. "
+        "Batch size known, labels restored by the label attacks (DLG walks them along), inputs in [0, 1]. The nearest "
+        "public example is sought among 1,000. Solved-GIT+IG begins with a step of 0.001. Mean and deviation over "
+        f"attacked batches. Machine: {platform.machine()}, one thread of a busy shared machine, torch {torch.__version__}, no "
         "GPU.\n\n"
     )
     columns = (

@@ -16,7 +16,7 @@ from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress,
 __all__ = ["SolvedGIT"]
 
 _MATCHED = 1e-5  # of the update's size: no other damping would do better
-_LOOKED_AT = 2000  # public inputs that decide a layer's mean and covariance
+_LOOKED_AT = 1000  # public inputs that decide a layer's mean and covariance
 _LARGEST = 4096  # numbers in the input of a convolution: the normal equations are dense
 _RIDGE = 1e-3  # of the mean variance, added to the covariance, which few inputs leave singular
 _REFINEMENTS = 2
@@ -156,7 +156,7 @@ def _statistics(objective: Objective, chain: Sequence[Link], public: Tensor) -> 
 def _moments(rows: Tensor) -> _Statistics:
     mean = rows.mean(dim=0)
     apart = rows - mean
-    covariance = apart.T @ apart / max(1, len(rows))
+    covariance = (apart.float().T @ apart.float()).to(rows) / max(1, len(rows))  # its last digits decide nothing
     size = covariance.diagonal().mean().clamp_min(1e-12)
     covariance = covariance / size + _RIDGE * torch.eye(len(mean), dtype=rows.dtype, device=rows.device)
     return _Statistics(mean=mean, precision=torch.cholesky_inverse(torch.linalg.cholesky(covariance)))
