@@ -119,19 +119,19 @@ def attacks(name: str, examples: int, options: argparse.Namespace) -> None:
 def trained(
     network: nn.Module, kind: InverterKind, given: PrivateBatch, *, examples: int, seconds: float, seed: int
 ) -> tuple[Inverter, float]:
-    """An attack network after about so many seconds, and the seconds: two runs are timed, then the whole is planned."""
+    """An attack network after about so many CPU seconds, and those: two short runs are timed, then the whole planned."""
     blueprint = draw_blueprint(network, kind=kind, input_shape=tuple(given.inputs.shape[1:]), examples=examples)
     spent = []
     for epochs in (1, 2):  # what comes before the first epoch is not counted twice
-        started = time.perf_counter()
+        started = time.process_time()
         train_inverter(network, blueprint, given.inputs, given.labels, training=Training(epochs=epochs, seed=seed))
-        spent.append(time.perf_counter() - started)
+        spent.append(time.process_time() - started)
     each = max(1e-3, spent[1] - spent[0])
     epochs = max(1, round((seconds - (spent[0] - each)) / each))
     training = Training(epochs=epochs, patience=epochs, seed=seed)
-    started = time.perf_counter()
+    started = time.process_time()
     found = train_inverter(network, blueprint, given.inputs, given.labels, training=training)
-    return found.inverter, time.perf_counter() - started
+    return found.inverter, time.process_time() - started
 
 
 def robust(name: str, options: argparse.Namespace) -> None:
@@ -270,16 +270,16 @@ def page(rows: list[Row]) -> str:
         "Commands: `python benchmarks/git.py --part attacks --cells NETWORK/B`, `--part exact`; the rows are kept in "
         "`git.json` beside this page. This is far below the paper's scale (10,000 pairs, thousands of seconds on a "
         "GPU): pairs are examples of the first train file, seeds decide network, split and attacked examples, which "
-        "are of the test file. Width 512 for both attack networks, which train for about the same seconds (two "
+        "are of the test file. Width 512 for both attack networks, which train for about the same CPU seconds (two "
         f"short runs are timed, then the number of epochs planned). IG walks {FULL} iterations, "
         f"GIT+IG {FULL // 3} with a first step of 0.01, DLG at most {FULL} directions of L-BFGS in at most 2 starts. "
         "Batch size known, labels restored by the label attacks (DLG walks them along), inputs in [0, 1]. The nearest "
         "public example is sought among 1,000. Solved-GIT+IG begins with a step of 0.001. Mean and deviation over "
-        f"attacked batches. Machine: {platform.machine()}, one thread of a busy shared machine, torch {torch.__version__}, no "
-        "GPU.\n\n"
+        f"attacked batches. Machine: {platform.machine()}, one thread of a busy shared machine, torch "
+        f"{torch.__version__}, no GPU.\n\n"
     )
     columns = (
-        "| network | b | attack | MSE | PSNR, dB | SSIM | failed | s a batch | training s | pairs | seeds |\n"
+        "| network | b | attack | MSE | PSNR, dB | SSIM | failed | s a batch | training CPU s | pairs | seeds |\n"
         "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
     )
     tail = (
