@@ -119,7 +119,7 @@ def attacks(name: str, examples: int, options: argparse.Namespace) -> None:
 def trained(
     network: nn.Module, kind: InverterKind, given: PrivateBatch, *, examples: int, seconds: float, seed: int
 ) -> tuple[Inverter, float]:
-    """An attack network after about so many CPU seconds, and those: two short runs are timed, then the whole planned."""
+    """An attack network after about so many CPU seconds, and those; two short runs are timed first."""
     blueprint = draw_blueprint(network, kind=kind, input_shape=tuple(given.inputs.shape[1:]), examples=examples)
     spent = []
     for epochs in (1, 2):  # what comes before the first epoch is not counted twice
