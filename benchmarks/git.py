@@ -328,7 +328,7 @@ def line(row: Row) -> str:
     errors, decibels, likeness, spent = zip(*row["scores"], strict=True)
     seconds = f"{mean(row['training']):.0f}" if row["training"] else ""
     return (
-        f"| {place} | {mean(errors):.4f} ± {pstdev(errors):.4f} | "
+        f"| {place} | {mean(errors):.2g} ± {pstdev(errors):.1g} | "
         f"{mean(decibels):.1f} ± {pstdev(decibels):.1f} | {mean(likeness):.3f} | {failed} of {failed + len(errors)} | "
         f"{mean(spent):.2f} | {seconds} | {row['pairs']} | {row['seeds']} |"
     )
