@@ -95,7 +95,7 @@ def attacks(name: str, examples: int, options: argparse.Namespace) -> None:
         tried[f"DLG, {FULL}"] = dlg(starts=2, budget=Budget(samples=FULL))
         tried[f"IG, {FULL}"] = ig(iterations=FULL)
         tried[f"IG, {FULL // 3}"] = ig(iterations=FULL // 3)
-        tried[f"Coarse-GIT + IG, {FULL // 3}"] = ig(iterations=FULL // 3, step=0.01, start=tried["Coarse-GIT"])
+        tried[f"Coarse-GIT + IG, {FULL // 3}"] = ig(iterations=FULL // 3, step=0.003, start=tried["Coarse-GIT"])
         if examples == 1 and not isinstance(read_chain(network, public.input_shape), Obstacle):
             tried["Solved-GIT, no public data"] = SolvedGIT()
             tried["Solved-GIT"] = SolvedGIT(public=given.inputs)
@@ -272,7 +272,7 @@ def page(rows: list[Row]) -> str:
         "GPU): pairs are examples of the first train file, seeds decide network, split and attacked examples, which "
         "are of the test file. Width 512 for both attack networks, which train for about the same CPU seconds (two "
         f"short runs are timed, then the number of epochs planned). IG walks {FULL} iterations, "
-        f"GIT+IG {FULL // 3} with a first step of 0.01, DLG at most {FULL} directions of L-BFGS in at most 2 starts. "
+        f"GIT+IG {FULL // 3} with a first step of 0.003, DLG at most {FULL} directions of L-BFGS in at most 2 starts. "
         "Batch size known, labels restored by the label attacks (DLG walks them along), inputs in [0, 1]. The nearest "
         "public example is sought among 1,000. Solved-GIT+IG begins with a step of 0.001. Mean and deviation over "
         f"attacked batches. Machine: {platform.machine()}, one thread of a busy shared machine, torch "

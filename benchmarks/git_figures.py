@@ -43,7 +43,7 @@ def main() -> None:
         "LTI": trained["LTI"].inverter,
         "Coarse-GIT": git,
         f"IG, {STEPS}": ig(iterations=STEPS),
-        f"Coarse-GIT + IG, {STEPS}": ig(iterations=STEPS, step=0.01, start=git),
+        f"Coarse-GIT + IG, {STEPS}": ig(iterations=STEPS, step=0.003, start=git),
         "Solved-GIT": SolvedGIT(public=given.inputs),
     }
     photos = load_dataset("photos", size=32, normalize="none")
@@ -99,7 +99,7 @@ def convergence(network: nn.Module, batches: list[PrivateBatch], start: Attack) 
     walks = {
         "IG from noise, first step 0.1": (ig(iterations=STEPS), "-"),
         "IG from noise, first step 0.01": (ig(iterations=STEPS, step=0.01), ":"),
-        "IG from Coarse-GIT, first step 0.01": (ig(iterations=STEPS, step=0.01, start=start), "--"),
+        "IG from Coarse-GIT, first step 0.003": (ig(iterations=STEPS, step=0.003, start=start), "--"),
     }
     for word, (walk, style) in walks.items():
         curves: list[list[float]] = []

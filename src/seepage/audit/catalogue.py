@@ -116,8 +116,8 @@ _FROM_FILE = "git:"
 _FROM_START: Mapping[str, Callable[[Budget, Attack], Attack]] = {
     "dlg": lambda budget, start: dlg(budget=budget, start=start, name=f"{start.name}+dlg"),
     "idlg": lambda budget, start: idlg(budget=budget, start=start, name=f"{start.name}+idlg"),
-    # A step of 0.1 from noise; of 0.01 from a start that is near already, or it would be lost at once.
-    "ig": lambda budget, start: ig(budget=budget, step=0.01, start=start, name=f"{start.name}+ig"),
+    # A step of 0.1 from noise; of 0.003 from a start that is near already, or it would be lost at once.
+    "ig": lambda budget, start: ig(budget=budget, step=0.003, start=start, name=f"{start.name}+ig"),
 }
 
 RULES: Mapping[str, type[UpdateRule]] = {"fedsgd": FedSGD, "fedavg": FedAvg, "dpsgd": DPSGD, "sum": SummedClients}
