@@ -1,18 +1,28 @@
 """RLG, and labels between two states: what the single-gradient methods do not cover."""
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from seepage.attacks.ilrg import ILRG
+from seepage.attacks.labelattack import Question
+from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.labelsbetween import restore_between
+from seepage.attacks.pooled import PooledEmbedding
 from seepage.attacks.rlg import RLG
-from seepage.data.sources import load_dataset
+from seepage.audit.catalogue import build_rule
+from seepage.audit.findings import read_findings
+from seepage.cli import main
+from seepage.data.sources import draw_batch, load_dataset
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
-from seepage.types import GradientUpdate, Observation, Outcome, PrivateBatch, Round
+from seepage.label_scores import l1_half
+from seepage.types import Attack, GradientUpdate, Observation, Outcome, PrivateBatch, Reconstruction, Round, ThreatModel
 
 
 def network(classes: int = 30, *, bias: bool = True, seed: int = 0) -> nn.Sequential:
@@ -105,3 +115,78 @@ def test_an_update_without_the_bias_gradient_is_an_obstacle() -> None:
         rounds=(Round(network=view.latest.network, update=kept),), input_shape=(64,), classes=view.classes
     )
     assert "withheld" in str(RLG().obstacles(withheld)[0])
+
+
+def counted(
+    attack: Attack, rule: str, examples: int, *, seed: int = 0, known: bool = True
+) -> tuple[Reconstruction, float]:
+    """What an attack says of digits under a rule, and half the L1 distance to the truth over K."""
+    digits = load_dataset("digits")
+    batch, _ = draw_batch(digits, batch_size=examples, generator=torch.Generator().manual_seed(seed))
+    net = nn.Sequential(nn.Flatten(), network(10, seed=seed))
+    client = build_rule(rule)
+    view = ThreatModel(batch_size=known).view(
+        network=net,
+        update=client(net, batch, torch.Generator().manual_seed(seed)),
+        batch=batch,
+        rule=client,
+        classes=10,
+    )
+    assert not attack.obstacles(view)
+    result = attack(view, generator=torch.Generator().manual_seed(0))
+    assert result.labels is not None
+    return result, l1_half(result.labels, batch.labels, 10)
+
+
+@pytest.mark.parametrize("rule", ["fedavg:epochs=4,lr=0.01", "fedavg:epochs=2,local_batch=8,lr=0.02,momentum=0.5"])
+def test_a_known_rule_of_several_steps_is_averaged_along_the_way_and_never_certified(rule: str) -> None:
+    for attack, most in ((RestoreLabels(), 0.03), (PooledEmbedding(), 0.03), (ILRG(), 0.15)):
+        errors = []
+        for seed in range(3):
+            result, error = counted(attack, rule, 32, seed=seed)
+            assert result.outcome is Outcome.APPROXIMATE
+            assert not bool(result.certified.any())
+            errors.append(error)
+        assert sum(errors) / 3 <= most, attack.name
+
+
+def test_states_along_the_way_beat_the_first_one_where_the_steps_are_large() -> None:
+    rule = "fedavg:epochs=8,lr=0.1"
+    errors = {"along": 0.0, "first": 0.0}
+    for seed in range(5):
+        errors["along"] += counted(PooledEmbedding(), rule, 48, seed=seed)[1]
+        errors["first"] += counted(AtTheStart(), rule, 48, seed=seed)[1]
+    assert errors["along"] < 0.5 * errors["first"]
+
+
+class AtTheStart(PooledEmbedding):
+    """As if the probabilities stayed those of the state sent out."""
+
+    def counts(self, question: Question) -> Tensor:
+        return PooledEmbedding.counts(self, replace(question, layer=replace(question.layer, after=None)))
+
+
+def test_adam_is_an_obstacle_since_it_keeps_no_sizes() -> None:
+    digits = load_dataset("digits")
+    batch, _ = draw_batch(digits, batch_size=8, generator=torch.Generator().manual_seed(0))
+    net, client = nn.Sequential(nn.Flatten(), network(10)), build_rule("fedavg:epochs=2,optimizer=adam")
+    view = ThreatModel(batch_size=True).view(
+        network=net, update=client(net, batch, torch.Generator()), batch=batch, rule=client, classes=10
+    )
+    for attack in (RestoreLabels(), PooledEmbedding(), ILRG()):
+        assert "sizes" in str(attack.obstacles(view)[0])
+
+
+@pytest.mark.parametrize("attack", ["labels", "ilrg"])
+def test_the_command_line_restores_labels_of_a_client_of_several_steps(tmp_path: Path, attack: str) -> None:
+    given = ["--data", "digits", "--network", "mlp:100", "--attack", attack, "--knows", "batch-size"]
+    rule, out = "fedavg:epochs=4,lr=0.01", tmp_path / "run"
+    with pytest.raises(SystemExit):
+        main(["audit", *given, "--rule", rule, "--batch-size", "24", "--batches", "2", "--out", str(out)])
+    findings = read_findings(out / "findings.jsonl")
+    assert [finding.outcome for finding in findings] == ["approximate"] * 2
+    for finding in findings:
+        assert not any(finding.certified)
+        assert finding.stats["confidence"] in {"estimated", "guess"}
+        assert isinstance(finding.scores["l1_half"], float)
+        assert finding.scores["l1_half"] <= (0.0 if attack == "labels" else 0.3)

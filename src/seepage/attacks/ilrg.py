@@ -49,7 +49,7 @@ class ILRG(LabelAttack):
         layer, examples = question.layer, question.examples
         gb, classes = layer.gb[:, None], layer.classes
         embeddings = layer.gW / torch.where(gb == 0, 1e-10, gb)  # [C, m]; the reference's exponents end at 10, too
-        P = torch.softmax(self.alpha * (embeddings @ layer.W.T + layer.b), 1)  # [C, C]
+        P = layer.probabilities(embeddings, sharpness=self.alpha)  # [C, C]
         A = torch.cat([P.new_ones(1, classes), P.T - torch.eye(classes, dtype=P.dtype, device=P.device)])
         v = torch.cat([layer.gb.new_tensor([examples]), examples * layer.gb])
         solution: Tensor = torch.linalg.lstsq(A.cpu(), v[:, None].cpu(), driver="gelsd").solution
