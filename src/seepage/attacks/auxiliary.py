@@ -51,6 +51,10 @@ class AuxiliaryData(LabelAttack):
             found.append(Obstacle(where="auxiliary inputs", reason=reason))
         return found
 
+    def typical_inputs(self, observation: Observation, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """The data themselves."""
+        return self.inputs[:256]
+
     def counts(self, question: Question) -> Tensor:
         """``[C]``, by one forward pass over the data."""
         layer, examples = question.layer, question.examples

@@ -75,6 +75,11 @@ class ExactLabels(LabelAttack):
         """It needs the bias of the last layer and one batch's gradient, not the batch size."""
         return label_obstacles(observation, examples=False, gradient=True)
 
+    @property
+    def divides_by_bias(self) -> bool:
+        """The examples are told from the weights alone if need be."""
+        return False
+
     def restored(self, question: Question) -> Reconstruction:
         """The examples found, and a count of the rest."""
         found = restore_examples(question.layer, self, generator=question.generator, progress=question.progress)
@@ -154,19 +159,28 @@ def _summary(layer: LastLayer, pencil: Pencil, terms: Terms, examples: int, prec
     if found and examples >= r and quiet:
         weight = offsets(pencil, terms).norm(dim=1) * terms.a.norm(dim=1) / examples
         floor = precision * pencil.floor * max(1, found) ** 0.5
-        posed = layer.classes - r >= 3 if found == r else layer.classes - 2 * r >= 10
+        room = layer.classes - (0 if layer.has_bias else 1)
+        posed = room - r >= 3 if found == r else room - 2 * r >= 10
         certified = (weight > 10 * beyond) & (beyond < floor) & posed
     rest = torch.zeros(layer.classes, dtype=torch.int64)
     if missing:
-        share = left @ pencil.V[-1]  # gb of the rest [C]
+        share = _rest_share(pencil, terms, left)
         p = torch.softmax(pencil.B @ (left.T @ share) / share.square().sum().clamp_min(1e-300), 0)
         rest = round_counts(missing * p - examples * share, missing)
     return RestoredExamples(
         labels=terms.classes,
-        embeddings=(terms.a @ pencil.V.T)[:, :-1],
+        embeddings=(terms.a @ pencil.V.T)[:, : layer.W.shape[1]],
         certified=certified,
         examples=examples,
         rank=r,
         residual=beyond / size,
         rest=rest,
     )
+
+
+def _rest_share(pencil: Pencil, terms: Terms, left: Tensor) -> Tensor:
+    """``[C]``: the bias gradient of the examples not found; without bias as if they lay where those found do."""
+    if pencil.one is not None:
+        return left @ pencil.one
+    middle = terms.a.mean(0) if len(terms) else pencil.S
+    return left @ middle / middle.square().sum()

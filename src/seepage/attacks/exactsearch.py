@@ -11,6 +11,7 @@ from seepage.attacks.labels import LastLayer
 
 __all__ = ["Search", "read_pencil"]
 
+_SIZES = (0.25, 0.5, 1.0, 2.0, 4.0, 16.0, 64.0)  # of an example's own share in its class's row, where no bias tells
 _TOLERANCES = (1e-4, 1e-3, 1e-2, 0.1)  # residuals taken after 0, 1, 2, ... rounds without success
 
 
@@ -62,7 +63,7 @@ class Search:
 
 def read_pencil(layer: LastLayer, *, reach: float) -> Pencil | str:
     """The gradient at its numerical rank, or a sentence on why its examples cannot be told apart."""
-    G = torch.cat([layer.gW, layer.gb[:, None]], 1).cpu()
+    G = (torch.cat([layer.gW, layer.gb[:, None]], 1) if layer.has_bias else layer.gW).cpu()
     U, S, Vh = torch.linalg.svd(G, full_matrices=False)
     floor = layer.eps * float(S[0])
     room = min(layer.classes - 1, len(S) - 1)
@@ -81,8 +82,9 @@ def read_pencil(layer: LastLayer, *, reach: float) -> Pencil | str:
     if rank > reach * layer.classes:
         return f"The last layer's gradient has rank {rank} of {layer.classes} classes: too many examples to tell apart."
     V = Vh[:rank].T
-    B = torch.cat([layer.W, layer.b[:, None]], 1).cpu() @ V
-    return Pencil(U=U[:, :rank], S=S[:rank], V=V, B=B, floor=max(float(S[rank]), 0.3 * floor))
+    B = (torch.cat([layer.W, layer.b[:, None]], 1) if layer.has_bias else layer.W).cpu() @ V
+    one = V[-1] if layer.has_bias else None
+    return Pencil(U=U[:, :rank], S=S[:rank], V=V, B=B, floor=max(float(S[rank]), 0.3 * floor), one=one)
 
 
 def _taken(
@@ -123,13 +125,18 @@ def _starts(
 ) -> tuple[Tensor, Tensor]:
     """``(classes [s], a [s, r])``: what each class's row of the remainder says its embedding is."""
     rows = remainder(pencil, terms, examples) if len(terms) else pencil.U * pencil.S
-    share = rows @ pencil.V[-1]  # [C]
+    share = _shares(pencil, rows)
     order = share.argsort()
     present = int((share < -1e-9 * share.abs().max()).sum())
     if random or not present:
         present = min(len(order), max(present, 2 * (pencil.rank - len(terms)) + 4))
     classes = order[:present]
-    a = rows[classes] / torch.where(share[classes].abs() > 1e-12, share[classes], 1e-12)[:, None]
+    if pencil.one is not None:
+        a = rows[classes] / torch.where(share[classes].abs() > 1e-12, share[classes], 1e-12)[:, None]
+    else:
+        sizes = max(examples, pencil.rank) * torch.tensor(_SIZES, dtype=rows.dtype)
+        a = (-sizes[:, None, None] * rows[classes]).flatten(0, 1)
+        classes, present = classes.repeat(len(_SIZES)), present * len(_SIZES)
     if not random:
         return classes, a
     copies = max(1, random // present)
@@ -138,3 +145,11 @@ def _starts(
     noise = torch.randn(shape, generator=generator, device=device, dtype=a.dtype)
     noise *= torch.rand((len(noise), 1), generator=generator, device=device, dtype=a.dtype)
     return classes.repeat(copies), a.repeat(copies, 1) + noise.cpu() * spread
+
+
+def _shares(pencil: Pencil, rows: Tensor) -> Tensor:
+    """``[C]``: the bias gradient; without bias what most resembles it, most negative where a class is there."""
+    if pencil.one is not None:
+        return rows @ pencil.one
+    share: Tensor = rows @ torch.linalg.svd(rows, full_matrices=False).Vh[0]
+    return share if float(share.min()) < -float(share.max()) else -share

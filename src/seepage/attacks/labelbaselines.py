@@ -74,6 +74,11 @@ class IDLG(_Baseline):
         """``idlg-labels``: ``idlg`` is the gradient matching that starts from them."""
         return "idlg-labels"
 
+    @property
+    def divides_by_bias(self) -> bool:
+        """It reads the weights alone."""
+        return False
+
     def counts(self, question: Question) -> Tensor:
         """0 or 1 each."""
         return (question.layer.gW.sum(1) < 0).to(torch.int64)
@@ -87,6 +92,11 @@ class SignRule(_Baseline):
     def name(self) -> str:
         """``sign-rule``."""
         return "sign-rule"
+
+    @property
+    def divides_by_bias(self) -> bool:
+        """It reads the weights alone."""
+        return False
 
     def counts(self, question: Question) -> Tensor:
         """0 or 1 each; right for embeddings that are never negative and batches without repeats."""

@@ -40,17 +40,19 @@ def estimate(
     *,
     method: str,
     confidence: str = "estimated",
+    deviation: float = 0.0,
     stats: Mapping[str, float] | None = None,
 ) -> Reconstruction:
     """Real-valued counts ``[C]`` rounded, with what their distance from integers says of the error.
 
     True counts are integers. Where those above a quarter lie ``s`` (root mean square) from the next integer, an error
     of that size has been made on every class, and a class goes wrong with probability ``erfc(0.5 / (s sqrt 2))``; above
-    0.22 they are as good as uniform, and the labels are called a guess, without an expected error.
+    0.22 they are as good as uniform, and the labels are called a guess, without an expected error. Noise that is known
+    to move each count by more than that ``s`` (``deviation``) stands in for it.
     """
     projected = on_simplex(counts, examples)
     shown = projected[projected > 0.25]
-    spread = float((shown - shown.round()).square().mean().sqrt())
+    spread = max(float((shown - shown.round()).square().mean().sqrt()), deviation)
     wrong = math.erfc(0.5 / (math.sqrt(2) * max(spread, 1e-9))) * len(shown) / (2 * examples)
     sure = "guess" if spread > 0.22 else confidence
     return to_labels(
@@ -60,6 +62,7 @@ def estimate(
         stats={
             **({} if sure == "guess" else {"expected_error": min(1.0, wrong)}),
             "rounding_distance": spread,
+            **({"noise_on_counts": deviation} if deviation else {}),
             **(stats or {}),
         },
     )

@@ -138,7 +138,7 @@ def label_obstacles(
 
     Args:
         observation: what the server has.
-        bias: whether the attack needs the last layer's bias.
+        bias: whether the attack reads the bias gradient, which is estimated from the inputs of a layer without bias.
         examples: whether it needs the batch size.
         gradient: whether it needs the gradient of one batch, not the sum of several steps or clipped ones.
     """
@@ -148,10 +148,9 @@ def label_obstacles(
     found = []
     if observation.latest.labels is not None:
         found.append(Obstacle(where="labels", reason="are known to the server already: there is nothing to restore."))
-    if bias and not layer.has_bias:
-        found.append(
-            Obstacle(where=f"layer {layer.name}", reason="has no bias, whose gradient this method divides by.")
-        )
+    if bias and not layer.has_bias and layer.name not in dict(observation.latest.network.named_modules()):
+        reason = "has no bias and is no module of its own: the size of its inputs cannot be read."
+        found.append(Obstacle(where=f"layer {layer.name}", reason=reason))
     if examples and layer.examples is None:
         found.append(Obstacle(where="batch_size", reason=_UNKNOWN))
     rule = observation.rule

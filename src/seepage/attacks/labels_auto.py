@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import torch
 
 from seepage.attacks.auxiliary import AuxiliaryData, probabilities_of
+from seepage.attacks.embeddings import noise_inputs
 from seepage.attacks.exactlabels import ExactLabels
 from seepage.attacks.exactsearch import read_pencil
 from seepage.attacks.labelbaselines import UniformProbabilities
 from seepage.attacks.labels import label_obstacles, usable
-from seepage.attacks.noiseprior import noise_inputs
 from seepage.attacks.pooled import PooledEmbedding
 from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
