@@ -55,7 +55,7 @@ class RestoreLabels:
         tried = None
         if not self.exact.obstacles(observation):
             tried = self.exact(observation, generator=generator, progress=progress)
-            if 2 * int(tried.certified.sum()) > len(tried.certified):
+            if 2 * int(tried.certified.sum()) > len(tried.certified) or _found_under_noise(tried, observation):
                 return tried
         if usable(observation).examples is None:
             because = "" if tried is None else f" {tried.reason}"
@@ -87,3 +87,9 @@ class RestoreLabels:
         noise = noise_inputs(observation, self.noises, generator)
         p = probabilities_of(observation.latest.network, noise)
         return float(p.mean(0).max()) < self.untrained / observation.classes
+
+
+def _found_under_noise(tried: Reconstruction, observation: Observation) -> bool:
+    """Whether every example was found where noise, or clipping, keeps any from being certified."""
+    whole = tried.labels is not None and tried.stats["found"] == len(tried.labels)
+    return whole and observation.rule is not None and not observation.rule.is_gradient
