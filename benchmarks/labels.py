@@ -198,15 +198,30 @@ def score(attack: Attack, observation: Observation, labels: Tensor) -> dict[str,
 def observe(
     net: nn.Sequential, inputs: Tensor, labels: Tensor, bounds: tuple[Tensor, Tensor], *, known: bool
 ) -> Observation:
-    """What the server has; the gradient of the last layer only, which is all that these methods read."""
+    """What the server has; of convolutional networks the last layer's gradient, which is all that is read there."""
+    if any(isinstance(module, nn.Linear) for module in list(net)[:-1]) and not isinstance(net[0], nn.Conv2d):
+        parameters = dict(net.named_parameters())
+        gradients = torch.autograd.grad(cross_entropy(net(inputs), labels), list(parameters.values()))
+        return _view(net, dict(zip(parameters, gradients, strict=True)), inputs, labels, bounds, known=known)
     with torch.no_grad():
         embeddings = net[:-1](inputs)
     last = net[-1]
     gradients = torch.autograd.grad(cross_entropy(last(embeddings), labels), list(last.parameters()))
     names = [f"{len(net) - 1}.{name}" for name, _ in last.named_parameters()]
-    update = GradientUpdate(dict(zip(names, gradients, strict=True)))
-    one = Round(network=net, update=update, batch_size=len(labels) if known else None)
-    return Observation(rounds=(one,), input_shape=tuple(inputs.shape[1:]), classes=last.out_features, bounds=bounds)
+    return _view(net, dict(zip(names, gradients, strict=True)), inputs, labels, bounds, known=known)
+
+
+def _view(
+    net: nn.Sequential,
+    gradients: dict[str, Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    bounds: tuple[Tensor, Tensor],
+    *,
+    known: bool,
+) -> Observation:
+    one = Round(network=net, update=GradientUpdate(gradients), batch_size=len(labels) if known else None)
+    return Observation(rounds=(one,), input_shape=tuple(inputs.shape[1:]), classes=net[-1].out_features, bounds=bounds)
 
 
 def draws(

@@ -42,9 +42,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from seepage.attacks.auxiliary import AuxiliaryData
+from seepage.attacks.classmeans import ClassMeans
 from seepage.attacks.exactlabels import ExactLabels
 from seepage.attacks.ilrg import ILRG
-from seepage.attacks.labelbaselines import EvenCounts, UniformProbabilities
+from seepage.attacks.labelbaselines import EvenCounts, PresentClasses, UniformProbabilities
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.matching import ig
 from seepage.attacks.noiseprior import NoisePrior
@@ -77,7 +78,8 @@ def cifar10(keep: Keep) -> None:
     nets = [kept(f"cifar10-{seed}", seed, lambda: convolutions(10), x[:18000], y[:18000], 10) for seed in range(3)]
     share = ", ".join(f"{accuracy(n, x[:2000], y[:2000]):.2f}/{accuracy(n, x[18000:], y[18000:]):.2f}" for n in nets)
     aux = AuxiliaryData(inputs=x[19000:], labels=y[19000:])
-    methods = {**BASELINES, "pooled": PooledEmbedding(), "exact": ExactLabels(), "the entry": RestoreLabels()}
+    methods = {**BASELINES, "present classes": PresentClasses(), "pooled": PooledEmbedding()}
+    methods |= {"exact": ExactLabels(), "the entry": RestoreLabels()}
     methods["the entry, 1,000 auxiliary"] = RestoreLabels(auxiliary=aux)
     for split, part in (("train", slice(0, 18000)), ("held out", slice(18000, 19000))):
         for examples in (2, 3, 4, 8, 24, 36, 48):
@@ -139,9 +141,7 @@ def times(keep: Keep) -> None:
             x = torch.relu(torch.randn(4 * examples, width, generator=generator) + 0.3)
             y = torch.randint(classes, (len(x),), generator=generator)
             for row in table("", [net], (x, y), examples, 3, methods):
-                title = (
-                    "Milliseconds per restoration, mean of 3 batches (exact: K = 3, 24 and 64 of C = 10, 100 and 1,000)"
-                )
+                title = "Milliseconds per restoration, mean of 3 batches (K = 3, 24 and 64 of C = 10, 100 and 1,000)"
                 mine = rows.setdefault(str(row["method"]), {"setting": title, "method": row["method"]})
                 mine |= {"networks": 1, "batches": 3, f"C={classes}, m={width}": float(row["ms"])}
     keep(list(rows.values()))
@@ -170,9 +170,7 @@ def deep(keep: Keep) -> None:
     heads = [on_top(seeded(seed, lambda: resnet18(3, 1000)), photos) for seed in range(2)]
     heads = [(net, e.repeat(20, 1)) for net, e in heads]
     for examples, batches in ((24, 20), (48, 20), (512, 4)):
-        title = (
-            f"ResNet18 ImageNet 224 px untrained, 48 photos, each 20 times with random labels of 1,000, K={examples}"
-        )
+        title = f"ResNet18 ImageNet 224 px untrained, 48 photos, 20 times each, random labels of 1,000, K={examples}"
         several(keep, title, heads, labels, examples, batches, {**methods, "exact": ExactLabels()})
 
 
@@ -300,7 +298,20 @@ def matching(keep: Keep) -> None:
         )
 
 
+def fcn(keep: Keep) -> None:
+    """FCN-3 on MNIST again, over batch size and depth, with what reads the first layer as well."""
+    data = mnist()
+    methods = {**BASELINES, "present classes": PresentClasses(), "pooled": PooledEmbedding()}
+    methods |= {"noise prior": NoisePrior(), "class means": ClassMeans(), "the entry": RestoreLabels()}
+    for hidden in (1, 0, 2, 3, 4):
+        nets = [seeded(seed, lambda h=hidden: mlp(784, [300] * h, 10, nn.ReLU)) for seed in range(5)]
+        for examples in (24, 32, 64, 128, 256, 512) if hidden == 1 else (64,):
+            name = "FCN-3" if hidden == 1 else f"FCN with {hidden} hidden layers,"
+            keep(table(f"{name} MNIST untrained, K={examples}", nets, data, examples, 20, methods))
+
+
 SECTIONS: dict[str, Callable[[Keep], None]] = {
+    "fcn": fcn,
     "cifar10": cifar10,
     "soundness": soundness,
     "times": times,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seepage.attacks.labelattack import LabelAttack, Question
-from seepage.attacks.labelcounts import on_simplex
+from seepage.attacks.labelcounts import among_present, on_simplex
 from seepage.errors import InputError
 from seepage.types import Observation, Obstacle
 
@@ -61,7 +61,8 @@ class AuxiliaryData(LabelAttack):
         p = probabilities_of(question.observation.latest.network, self.inputs).to(layer.gb.device)  # [N, C]
         P = _class_means(p, self.labels)  # [C, C]
         system = P.T - torch.eye(len(P), dtype=P.dtype, device=P.device)
-        return _least_squares(system, examples * layer.gb, examples, self.steps)
+        counts = _least_squares(system, examples * layer.gb, examples, self.steps)
+        return among_present(counts, layer.present, examples)
 
 
 def probabilities_of(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seepage.types import Outcome, Reconstruction
 
-__all__ = ["counts_to_labels", "estimate", "on_simplex", "round_counts", "to_labels"]
+__all__ = ["among_present", "counts_to_labels", "estimate", "on_simplex", "round_counts", "to_labels"]
 
 
 def counts_to_labels(counts: Tensor) -> Tensor:
@@ -32,6 +32,22 @@ def round_counts(counts: Tensor, examples: int) -> Tensor:
     order = (projected - whole).argsort(descending=True, stable=True)
     whole[order[:missing]] += 1
     return whole.to(torch.int64)
+
+
+def among_present(counts: Tensor, present: Tensor, examples: int) -> Tensor:
+    """``[C]`` real: the counts moved onto the classes that are there, at least one each.
+
+    Args:
+        counts: ``[C]``.
+        present: ``[C]`` bool; counts are returned as they are if it holds no class, or more than there are examples.
+        examples: what they add up to.
+    """
+    there = int(present.sum())
+    if not 0 < there <= examples:
+        return counts
+    moved = torch.zeros_like(counts)
+    moved[present] = 1.0 + on_simplex(counts[present] - 1.0, examples - there)
+    return moved
 
 
 def estimate(

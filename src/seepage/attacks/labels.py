@@ -62,6 +62,16 @@ class LastLayer:
         """How many classes there are."""
         return len(self.W)
 
+    @property
+    def present(self) -> Tensor:
+        """``[C]`` bool: classes whose row of ``gW`` has a negative entry: only their own examples bring one.
+
+        All of them where embeddings may be negative, or noise was added. Without one a class is mostly absent.
+        """
+        if not self.rectified or self.deviation:
+            return torch.ones_like(self.gb, dtype=torch.bool)
+        return self.gW.amin(1) < -8 * self.eps * self.gW.abs().max()
+
     def probabilities(self, embeddings: Tensor, *, sharpness: float = 1.0) -> Tensor:
         """``[..., C]`` softmax of ``sharpness`` times the logits of ``[..., m]``.
 

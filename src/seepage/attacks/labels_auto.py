@@ -5,20 +5,29 @@ from dataclasses import dataclass, field
 import torch
 
 from seepage.attacks.auxiliary import AuxiliaryData, probabilities_of
+from seepage.attacks.classmeans import ClassMeans
 from seepage.attacks.embeddings import noise_inputs
 from seepage.attacks.exactlabels import ExactLabels
 from seepage.attacks.exactsearch import read_pencil
-from seepage.attacks.labelbaselines import UniformProbabilities
+from seepage.attacks.labelbaselines import PresentClasses
 from seepage.attacks.labels import label_obstacles, usable
+from seepage.attacks.noiseprior import NoisePrior
 from seepage.attacks.pooled import PooledEmbedding
-from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["RestoreLabels"]
+
+_CHANCE = 12**-0.5  # root mean square distance from integers of numbers that have nothing to do with them
+_CHANCE_SPREAD = 0.26  # two deviations of it, times the root of how many numbers there are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreLabels:
-    """Exact if the rank allows, then auxiliary data, then pooled if the network looks untrained, else a guess.
+    """Exact if the rank allows, then auxiliary data, then estimates if the network looks untrained, else a guess.
+
+    Estimates are those of the pooled embedding, unless its counts lie far from integers, as true ones do not: then the
+    class means, or the noise prior where these do not apply, take its place, if theirs lie nearer or those of the
+    pooled embedding lie as far as chance has it.
 
     ``stats`` say which (``method``) and how sure (``confidence``: certified, estimated or guess; ``expected_error``).
 
@@ -26,12 +35,14 @@ class RestoreLabels:
         exact: the first attempt.
         auxiliary: data like the client's, ``None`` if there are none.
         noises: noise inputs that show whether the network is trained.
+        near: root mean square distance from integers below which the pooled embedding's counts are taken.
         untrained: it counts as untrained while no class's mean probability on them exceeds so many times ``1/C``.
     """
 
     exact: ExactLabels = field(default_factory=ExactLabels)
     auxiliary: AuxiliaryData | None = None
     noises: int = 32
+    near: float = 0.05
     untrained: float = 3.0
 
     @property
@@ -67,10 +78,21 @@ class RestoreLabels:
         if self.auxiliary is not None:
             return self.auxiliary(observation, generator=generator, progress=progress)
         if self._looks_untrained(observation, generator):
-            return PooledEmbedding()(observation, generator=generator, progress=progress)
+            return self._estimated(observation, generator, progress)
         if tried is not None and tried.labels is not None and 2 * int(tried.stats["found"]) > len(tried.labels):
             return tried
-        return UniformProbabilities()(observation, generator=generator, progress=progress)
+        return PresentClasses()(observation, generator=generator, progress=progress)
+
+    def _estimated(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Reconstruction:
+        first = PooledEmbedding()(observation, generator=generator, progress=progress)
+        if float(first.stats.get("rounding_distance", 0.0)) < self.near:
+            return first
+        second: Attack = ClassMeans() if not ClassMeans().obstacles(observation) else NoisePrior()
+        if second.obstacles(observation):
+            return first
+        other = second(observation, generator=generator, progress=progress)
+        near, far = (float(one.stats.get("rounding_distance", 1.0)) for one in (first, other))
+        return first if near < min(far, _CHANCE - _CHANCE_SPREAD / observation.classes**0.5) else other
 
     def _obstacles_of_unknown_size(self, observation: Observation) -> list[Obstacle]:
         """Silence where only the batch size is missing would be taken for protection."""
