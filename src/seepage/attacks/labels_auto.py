@@ -11,6 +11,7 @@ from seepage.attacks.exactlabels import ExactLabels
 from seepage.attacks.exactsearch import read_pencil
 from seepage.attacks.labelbaselines import PresentClasses
 from seepage.attacks.labels import label_obstacles, usable
+from seepage.attacks.labelsbetween import network_after
 from seepage.attacks.noiseprior import NoisePrior
 from seepage.attacks.pooled import PooledEmbedding
 from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
@@ -36,7 +37,8 @@ class RestoreLabels:
         auxiliary: data like the client's, ``None`` if there are none.
         noises: noise inputs that show whether the network is trained.
         near: root mean square distance from integers below which the pooled embedding's counts are taken.
-        untrained: it counts as untrained while no class's mean probability on them exceeds so many times ``1/C``.
+        untrained: it counts as untrained while no class's mean probability on them exceeds so many times ``1/C``, in
+            all states known.
     """
 
     exact: ExactLabels = field(default_factory=ExactLabels)
@@ -107,8 +109,9 @@ class RestoreLabels:
 
     def _looks_untrained(self, observation: Observation, generator: torch.Generator) -> bool:
         noise = noise_inputs(observation, self.noises, generator)
-        p = probabilities_of(observation.latest.network, noise)
-        return float(p.mean(0).max()) < self.untrained / observation.classes
+        states = [observation.latest.network, network_after(observation)]
+        p = [probabilities_of(state, noise).mean(0) for state in states if state is not None]
+        return max(float(one.max()) for one in p) < self.untrained / observation.classes
 
 
 def _found_under_noise(tried: Reconstruction, observation: Observation) -> bool:

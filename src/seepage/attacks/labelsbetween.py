@@ -1,16 +1,18 @@
 """Labels of a client that took several local steps, from the two states between which it moved."""
 
+import copy
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from seepage.attacks.labelcounts import estimate
 from seepage.attacks.labels import silent, usable
 from seepage.attacks.pooled import pooled_probabilities
 from seepage.errors import InputError
-from seepage.types import GradientUpdate, Observation, Reconstruction, Round
+from seepage.types import GradientUpdate, LocalTraining, Observation, Reconstruction, Round
 
-__all__ = ["restore_between"]
+__all__ = ["network_after", "restore_between"]
 
 
 def restore_between(
@@ -57,3 +59,19 @@ def restore_between(
         return failed
     layer = replace(layer, after=(layer.W - travelled * layer.gW, layer.b - travelled * layer.gb))
     return estimate(examples * (pooled_probabilities(layer) - layer.gb), examples, method="between")
+
+
+def network_after(observation: Observation) -> nn.Module | None:
+    """A copy of the latest round's network where the client's steps ended; ``None`` if it did not move."""
+    latest, rule = observation.latest, observation.rule
+    if rule is None or rule.is_gradient or not isinstance(rule, LocalTraining):
+        return None
+    moved = copy.deepcopy(latest.network)
+    with torch.no_grad():
+        for name, parameter in moved.named_parameters():
+            if name in latest.update:
+                end = rule.ended(parameter, latest.update[name], batch_size=latest.batch_size)
+                if end is None:
+                    return None
+                parameter.copy_(end)
+    return moved
