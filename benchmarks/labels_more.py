@@ -300,14 +300,21 @@ def matching(keep: Keep) -> None:
 
 def fcn(keep: Keep) -> None:
     """FCN-3 on MNIST again, over batch size and depth, with what reads the first layer as well."""
-    data = mnist()
+    for examples in (24, 32, 64, 128, 256, 512):
+        _fcn(keep, 1, examples)
+    for hidden in (0, 2, 3, 4):
+        _fcn(keep, hidden, 64)
+
+
+def _fcn(keep: Keep, hidden: int, examples: int) -> None:
+    def build() -> nn.Sequential:
+        return mlp(784, [300] * hidden, 10, nn.ReLU) if hidden else nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
     methods = {**BASELINES, "present classes": PresentClasses(), "pooled": PooledEmbedding()}
     methods |= {"noise prior": NoisePrior(), "class means": ClassMeans(), "the entry": RestoreLabels()}
-    for hidden in (1, 0, 2, 3, 4):
-        nets = [seeded(seed, lambda h=hidden: mlp(784, [300] * h, 10, nn.ReLU)) for seed in range(5)]
-        for examples in (24, 32, 64, 128, 256, 512) if hidden == 1 else (64,):
-            name = "FCN-3" if hidden == 1 else f"FCN with {hidden} hidden layers,"
-            keep(table(f"{name} MNIST untrained, K={examples}", nets, data, examples, 20, methods))
+    name = "FCN-3" if hidden == 1 else f"FCN with {hidden} hidden layers,"
+    nets = [seeded(seed, build) for seed in range(5)]
+    keep(table(f"{name} MNIST untrained, K={examples}", nets, mnist(), examples, 20, methods))
 
 
 SECTIONS: dict[str, Callable[[Keep], None]] = {

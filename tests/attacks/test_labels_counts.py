@@ -242,3 +242,13 @@ def test_a_layer_without_bias_that_is_no_module_is_an_obstacle() -> None:
     if isinstance(last_layer(observation), Obstacle):
         pytest.skip("such a layer is not read at all")
     assert "no module" in str(PooledEmbedding().obstacles(observation)[0])
+
+
+def test_a_bias_gradient_in_the_subnormal_range_breaks_nothing() -> None:
+    observation = observe(network(), batch(30))
+    tensors = dict(observation.latest.update)
+    tensors["2.bias"] = tensors["2.bias"].clone()
+    tensors["2.bias"][3] = 1e-44
+    result = ILRG()(with_update(observation, tensors), generator=torch.Generator())
+    assert result.labels is not None
+    assert len(result.labels) == 30

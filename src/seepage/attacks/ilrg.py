@@ -48,7 +48,8 @@ class ILRG(LabelAttack):
         """``[C]``: the solution of the system."""
         layer, examples = question.layer, question.examples
         gb, classes = layer.gb[:, None], layer.classes
-        embeddings = layer.gW / torch.where(gb == 0, 1e-10, gb)  # [C, m]; the reference's exponents end at 10, too
+        embeddings = layer.gW / torch.where(gb == 0, 1e-10, gb)  # [C, m]
+        embeddings = embeddings.clamp(-1e10, 1e10)  # the reference's exponents end at 10, too
         P = layer.probabilities(embeddings, sharpness=self.alpha)  # [C, C]
         A = torch.cat([P.new_ones(1, classes), P.T - torch.eye(classes, dtype=P.dtype, device=P.device)])
         v = torch.cat([layer.gb.new_tensor([examples]), examples * layer.gb])
