@@ -53,5 +53,13 @@ class ILRG(LabelAttack):
         P = layer.probabilities(embeddings, sharpness=self.alpha)  # [C, C]
         A = torch.cat([P.new_ones(1, classes), P.T - torch.eye(classes, dtype=P.dtype, device=P.device)])
         v = torch.cat([layer.gb.new_tensor([examples]), examples * layer.gb])
-        solution: Tensor = torch.linalg.lstsq(A.cpu(), v[:, None].cpu(), driver="gelsd").solution
-        return solution[:, 0].to(v.device)
+        return _least_norm(A.cpu(), v.cpu()).to(v.device)
+
+
+def _least_norm(A: Tensor, v: Tensor) -> Tensor:
+    """The least-squares solution of least norm."""
+    try:
+        solution: Tensor = torch.linalg.lstsq(A, v[:, None], driver="gelsd").solution
+    except torch.linalg.LinAlgError:  # divide and conquer may not end where the singular values are nearly equal
+        solution = torch.linalg.lstsq(A, v[:, None], driver="gelsy").solution
+    return solution[:, 0]
