@@ -306,6 +306,18 @@ def fcn(keep: Keep) -> None:
         _fcn(keep, hidden, 64)
 
 
+def digits(keep: Keep) -> None:
+    """The bundled digits, 64 of them, with the inputs as they are and normalised."""
+    methods = {**BASELINES, "pooled": PooledEmbedding(), "noise prior": NoisePrior(), "class means": ClassMeans()}
+    methods["the entry"] = RestoreLabels()
+    for scaling in ("none", "channel"):
+        data = load_dataset("digits", normalize=scaling)
+        every = data.batch(torch.arange(len(data)))
+        nets = [seeded(seed, lambda: mlp(64, [100], 10, nn.ReLU)) for seed in range(5)]
+        title = f"MLP 64-100-10 digits untrained, normalize {scaling}, K=64"
+        keep(table(title, nets, (every.inputs.flatten(1), every.labels), 64, 10, methods))
+
+
 def _fcn(keep: Keep, hidden: int, examples: int) -> None:
     def build() -> nn.Sequential:
         return mlp(784, [300] * hidden, 10, nn.ReLU) if hidden else nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
@@ -319,6 +331,7 @@ def _fcn(keep: Keep, hidden: int, examples: int) -> None:
 
 SECTIONS: dict[str, Callable[[Keep], None]] = {
     "fcn": fcn,
+    "digits": digits,
     "cifar10": cifar10,
     "soundness": soundness,
     "times": times,

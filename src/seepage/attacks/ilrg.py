@@ -60,6 +60,6 @@ def _least_norm(A: Tensor, v: Tensor) -> Tensor:
     """The least-squares solution of least norm."""
     try:
         solution: Tensor = torch.linalg.lstsq(A, v[:, None], driver="gelsd").solution
-    except torch.linalg.LinAlgError:  # divide and conquer may not end where the singular values are nearly equal
+    except RuntimeError:  # divide and conquer may not end where the singular values are nearly equal
         solution = torch.linalg.lstsq(A, v[:, None], driver="gelsy").solution
     return solution[:, 0]
