@@ -101,6 +101,18 @@ def cifar100_memorised(keep: Keep) -> None:
             keep(table(title, nets, (x[part], y[part]), examples, batches, methods))
 
 
+def cifar100_double(keep: Keep) -> None:
+    """The first of these networks and its gradients in float64: is it the search that fails, or float32?"""
+    x, y = cifar100()
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    x, y = x[order], y[order]
+    net = fit(seeded(0, cnn), x[:7000], y[:7000], 1500).double()
+    for split, part in (("held out", slice(7000, 9000)), ("train", slice(0, 7000))):
+        for examples in (8, 24, 33):
+            title = f"CNN CIFAR-100 memorised, the first network, float64 gradients, {split}, K={examples}"
+            keep(table(title, [net], (x[part].double(), y[part]), examples, 5, {"exact": ExactLabels()}))
+
+
 def soundness(keep: Keep) -> None:
     """2,000 batches of small networks at all stages of training, half of them without bias."""
     x, y = clusters(30)
@@ -340,6 +352,7 @@ SECTIONS: dict[str, Callable[[Keep], None]] = {
     "noise": noise,
     "deep": deep,
     "cifar100": cifar100_memorised,
+    "cifar100-double": cifar100_double,
     "matching": matching,
 }
 
