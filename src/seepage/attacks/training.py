@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from seepage.attacks.blueprint import Blueprint
 from seepage.attacks.clientcopy import client_copy
-from seepage.attacks.embeddings import Pair
+from seepage.attacks.embeddingmap import Pair
 from seepage.attacks.git import CoarseGIT
 from seepage.attacks.inverter import Inverter, build_module, load_inverter, save_inverter
 from seepage.errors import InputError
