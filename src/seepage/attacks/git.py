@@ -18,7 +18,7 @@ __all__ = ["CoarseGIT", "ExactGIT"]
 class CoarseGIT(nn.Module):
     """Each step a learned module: ``state_l = module_l(features of layer l's gradient, state_{l+1})``.
 
-    Begins with :class:`~seepage.attacks.embeddingmap.EmbeddingMap` where the last layer allows it; the modules learn the
+    Begins with :class:`~seepage.attacks.embeddingmap.EmbeddingMap` where the last layer allows it; modules learn the
     correction. Where the first layer is linear with bias and reads the input, its ``gW^T gb / |gb|^2`` is added through
     a learned gate. Images get a small convolutional correction at the end.
 
