@@ -60,8 +60,16 @@ def test_approximations_are_not_called_nothing(finding: Make) -> None:
     )
     summary = summarize([near.model_copy(update={"control": ControlCase(**CONTROL)})])
     assert summary.verdict is Verdict.NOTHING_FOUND
-    assert "may still be recognisable" in summary.sentences[0]
+    assert "judge them below" in summary.sentences[0]
     assert "not proof" in summary.sentences[1]
+
+
+def test_what_is_recognisable_is_a_leak_that_is_not_called_exact(finding: Make) -> None:
+    shown = {"psnr": [24.0, 19.0], "exact": [False, False], "recognisable": [True, False]}
+    summary = summarize([finding(outcome="approximate", certified=[False, False], scores=shown)])
+    assert summary.verdict is Verdict.LEAKED
+    assert summary.sentences[0].startswith("1 of 2 private examples came out recognisably")
+    assert "none of them exactly" in summary.sentences[0]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Auto:
 
         def propose(mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:
             shape = observation.input_shape if mixture.layer.reads_input else ()
-            attack, because = choose_attack(mixture.batch_size, shape)
+            attack, because = choose_attack(mixture.batch_size, shape, noisy=mixture.noisy)
             choice.append((attack, because))
             proposers = {"spear": SPEAR().propose, "spearpp": SPEARPlusPlus().propose}
             return proposers.get(attack, PRISM().proposer(observation))(mixture, found, generator)
@@ -70,14 +70,15 @@ class Auto:
         return replace(result, stats={**result.stats, "chosen": attack, "because": because})
 
 
-def choose_attack(batch_size: int, shape: tuple[int, ...]) -> tuple[str, str]:
+def choose_attack(batch_size: int, shape: tuple[int, ...], *, noisy: bool = False) -> tuple[str, str]:
     """Name of the attack to run, and why.
 
     Args:
         batch_size: rank of the layer's gradient.
         shape: of one input, ``()`` if the layer's inputs are not the network's.
+        noisy: whether the gradient carries noise above rounding.
     """
-    if batch_size <= _FEW:
+    if batch_size <= _FEW and not noisy:  # a direction through a few noisy units is off by as much as they are
         return "spear", f"{batch_size} examples are found at once by sampling"
     if len(shape) > 1:
         return "prism", "images and signals can be unmixed by their derivatives"

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
+from seepage.attacks.recomputed import Batch, update_gap, within_rounding
 from seepage.attacks.relulayer import ReLULayer
 from seepage.types import Observation
 
@@ -140,19 +141,11 @@ def replay(
             examples[index], shares[index], residuals[index] = _at_a_kink(
                 error_of, examples[index], best[index], errors[index], generator
             )
-        free = {name: state[name] for name in observation.latest.update if name in state}
-        recomputed = grad(loss)(free, examples, best, shares.to(dtype))
+        batch = Batch(examples=examples, labels=best, weights=shares, errors=errors)
+        gap = update_gap(observation, layer, batch, generator)
     except RuntimeError as raised:  # batch norm or dropout in training mode: one example alone is not what was run
         return f"the network cannot be run on one example at a time ({str(raised).splitlines()[0][:120]})"
-    sent = observation.latest.update
-    size = sum(float(sent[name].norm()) ** 2 for name in free)
-    gap = sum(float(recomputed[name].sub_(sent[name]).norm()) ** 2 for name in free)  # in place: it may fill gigabytes
-    return Replay(
-        labels=best,
-        weights=shares,
-        residual=residuals,
-        update_residual=(gap / size) ** 0.5,
-    )
+    return Replay(labels=best, weights=shares, residual=residuals, update_residual=gap)
 
 
 def _best_labels(error_of: ErrorOf, examples: Tensor, classes: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,7 +166,7 @@ def _at_a_kink(
     error_of: ErrorOf, example: Tensor, label: Tensor, error: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The variant of the example within rounding that replays ``error [m]`` best, its share, and the residual."""
-    variants = _within_rounding(example, generator)
+    variants = within_rounding(example, generator)
     distance, weight = _compare(vmap(error_of, in_dims=(0, None))(variants, label), error)
     best = int(distance.argmin())
     return variants[best], weight[best], distance[best]
@@ -197,18 +190,6 @@ def _compare(simulated: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
     weight = (simulated * error).sum(dim=-1) / simulated.square().sum(dim=-1).clamp_min(1e-300)
     distance = (error - weight[..., None] * simulated).norm(dim=-1) / error.norm(dim=-1)
     return torch.where((weight > 0) & distance.isfinite(), distance, torch.inf), weight
-
-
-def _within_rounding(example: Tensor, generator: torch.Generator) -> Tensor:
-    """The example and variants of it that the client's own rounding could not tell apart, ``[1 + 48, *shape]``.
-
-    A deeper unit whose pre-activation is zero up to rounding may have been on for the client and off here, which moves
-    the error by per cents; in some variant all such units fall as they did for the client.
-    """
-    scales = torch.logspace(-6, -5, 48, dtype=example.dtype, device=example.device) * example.square().mean().sqrt()
-    draws = torch.randn(48, *example.shape, generator=generator, dtype=example.dtype, device=generator.device)
-    moved = example + scales.reshape(-1, *[1] * example.ndim) * draws.to(example.device)
-    return torch.cat([example[None], moved])
 
 
 def _rms(rows: Tensor) -> Tensor:

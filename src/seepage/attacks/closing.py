@@ -68,6 +68,8 @@ def choose(mixture: Mixture, observation: Observation, found: Found, generator: 
         return None
     if not bool(solution.evident.all()) and len(spare):
         solution = _swap(mixture, chosen, known, spare, solution)
+    if mixture.noisy:  # all is rough
+        return replace(solution, tolerance=0.0, replayed="the update is noised")
     solution = replace(solution, tolerance=_INPUT_TOLERANCES[len(observation.input_shape) > 1])
     return _ask_replay(observation, mixture, solution, generator)
 
@@ -135,7 +137,7 @@ def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | No
     errors = (columns * scales).T  # [b, m]
     if not bool(inputs.isfinite().all()):
         return None
-    agreement = agree(errors, mixture.preactivations(inputs), zero_tol=mixture.zero_tol)
+    agreement = agree(errors, mixture.preactivations(inputs), zero_tol=mixture.zero_tol, margin=mixture.height_tol)
     evident = agreement.holds & known
     evident &= undisturbed(zero_mask(mixture.L, directions, zero_tol=mixture.zero_tol), doubtful=~evident)
     return Solution(

@@ -14,7 +14,6 @@ from seepage.linalg.rounding import refine_directions, robust_null_directions
 __all__ = ["Found", "Proposals", "Proposer", "accept", "complete", "guess_rest", "round_inputs"]
 
 _EXACT_SHARE = 0.98  # of loose zeros that are zeros already, above which a proposal is as good as refined
-_LOOSE_TOL = 1e-3  # zeros of a proposal before it is refined
 # Columns of similar examples are nearly parallel: only copies may be merged. Cosines of copies:
 _SAME_PROPOSAL = 1 - 1e-6
 _SAME_DIRECTION = 1 - 1e-9
@@ -68,7 +67,7 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     tol = mixture.zero_tol
     directions = candidates.double()
     directions = directions[merge_directions(directions, found.directions, coherence=_SAME_PROPOSAL)]
-    loose = zero_mask(mixture.L, directions, zero_tol=max(tol, _LOOSE_TOL))
+    loose = zero_mask(mixture.L, directions, zero_tol=mixture.loose_tol)
     keep = loose.sum(dim=1) >= mixture.least_zeros
     if not bool(keep.any()):
         return False

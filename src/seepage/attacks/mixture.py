@@ -16,6 +16,7 @@ from seepage.linalg.nullspace import MOST_LEVERAGE
 
 __all__ = ["Mixture", "mix"]
 
+_MOST_NOISE = 0.25  # zero tolerance beyond which zeros cannot be told from errors
 _ROWS_AT_ONCE = 256  # rows of W converted to float64 at a time
 
 
@@ -26,11 +27,13 @@ class Mixture:
     Args:
         layer: the attacked layer.
         factors: of ``gW``, at rank ``b``.
-        L: ``[m', b]`` left factor with unit rows; units that no example woke are left out.
+        L: ``[m', b]`` left factor with unit rows; units that no example woke are left out. Under noise rows keep their
+            length, since all entries then are off by as much, and all units are taken.
         awake: ``[m]`` bool, which units those are.
         white: ``[m', b]`` float32 left factor of unit covariance, for searches.
         height: ``[m', b]`` pre-activation without bias of ``x = right^T p`` is ``height @ p``.
         zero_tol: an entry of ``L q`` counts as zero up to this share of the root mean square of ``L q``.
+        loose_tol: the same for a proposal, before it is refined.
         least_zeros: a direction needs at least this many.
     """
 
@@ -41,7 +44,18 @@ class Mixture:
     white: Tensor
     height: Tensor
     zero_tol: float
+    loose_tol: float
     least_zeros: int
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the gradient carries noise above rounding: what comes out is then an estimate, however good."""
+        return self.factors.spread > 0
+
+    @property
+    def height_tol(self) -> float:
+        """A pre-activation is clearly on or off beyond this share of its row's root mean square."""
+        return max(1e-4, self.zero_tol) if self.noisy else 1e-4
 
     def error_of_inputs(self, mixing: Tensor, inputs: Tensor) -> Tensor:
         """What rounding of the gradient makes of each input, ``[b]``, as a share of its root mean square.
@@ -85,7 +99,7 @@ class Mixture:
 
 
 def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> Mixture | None:
-    """Factor the layer's gradient; ``None`` if it has no numerical rank below its size.
+    """Factor the layer's gradient; ``None`` if it has no numerical rank below its size, or noise drowns its zeros.
 
     Args:
         layer: the attacked layer.
@@ -95,25 +109,33 @@ def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> 
     factors = low_rank_factors(layer.weight_gradient, generator=generator, rounding=layer.rounding)
     if factors is None:
         return None
-    length = factors.left.norm(dim=1)
     zero_tol = _zero_tolerance(factors)
-    awake = length > zero_tol * float(length.max())
+    if factors.spread and zero_tol > _MOST_NOISE:
+        return None
+    length = factors.left.norm(dim=1)
+    awake = length > (0 if factors.spread else zero_tol * float(length.max()))
     height = torch.cat([part.double() @ factors.right.T for part in torch.split(layer.weight, _ROWS_AT_ONCE)])
     asleep = int((~awake).sum())  # zeros of every example, but no equations
     share = max(int(least_share * len(awake)) - asleep, 0)
     return Mixture(
         layer=layer,
         factors=factors,
-        L=factors.left[awake] / length[awake, None],
+        L=factors.left[awake] / (len(length) ** -0.5 if factors.spread else length[awake, None]),
         awake=awake,
         white=(factors.left[awake] * int(awake.sum()) ** 0.5).float(),
         height=height[awake],
         zero_tol=zero_tol,
+        loose_tol=4 * zero_tol if factors.spread else max(zero_tol, 1e-3),
         least_zeros=max(share, math.ceil((factors.rank - 1) / MOST_LEVERAGE)),
     )
 
 
 def _zero_tolerance(factors: LowRank) -> float:
-    """Rounding of the gradient as it stands in ``L``: amplified where an example is faint, with a margin of 10."""
+    """Rounding of the gradient as it stands in ``L``: amplified where an example is faint, with a margin of 10.
+
+    Noise is known by its spread, which four times over covers all but one zero in 10,000.
+    """
+    if factors.spread:
+        return 4 * factors.spread * math.sqrt(len(factors.left)) / float(factors.singular[-1])
     amplification = float(factors.singular[0] / factors.singular[-1])
     return min(max(10 * factors.noise * amplification, 1e-6), 1e-3)

@@ -19,7 +19,6 @@ __all__ = ["DRAWS_A_START", "SPEAR", "NullSampling", "expected_samples", "failur
 
 DRAWS_A_START = 64
 _PROBES = 64  # units that a candidate is tried on before all others
-_LOOSE_TOL = 1e-3  # zeros of a float32 proposal
 _FIRST_DRAW = 256
 _PATIENCE = 4_000_000  # samples spent on better directions once there are enough of them
 _MOST_PROPOSED = 512  # of one chunk: more are copies of each other
@@ -110,9 +109,9 @@ def _sparse_null_directions(mixture: Mixture, generator: torch.Generator, *, cou
     L = mixture.L.float()
     directions = sampled_null_directions(L, count=count, generator=generator)
     probes = torch.randperm(len(L), generator=generator, device=generator.device)[:_PROBES].to(L.device)
-    hits = zero_mask(L[probes], directions, zero_tol=_LOOSE_TOL).double().mean(dim=1)
+    hits = zero_mask(L[probes], directions, zero_tol=mixture.loose_tol).double().mean(dim=1)
     promising = directions[hits >= mixture.least_zeros / len(L) / 2]
-    zeros = zero_mask(L, promising, zero_tol=_LOOSE_TOL).sum(dim=1)
+    zeros = zero_mask(L, promising, zero_tol=mixture.loose_tol).sum(dim=1)
     return promising[zeros >= mixture.least_zeros][:_MOST_PROPOSED]
 
 

@@ -1,4 +1,4 @@
-"""Who computes shards: submit, take them as they are done, cancel. Locally, a pool of spawned processes."""
+"""Who computes shards: submit, take them as they are done, cancel. Here, a pool of spawned processes."""
 
 import multiprocessing
 import os
@@ -7,21 +7,17 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
 from seepage.audit.cell import Shard
 from seepage.audit.findings import Finding
 from seepage.audit.work import broken_rows, run_shard
+from seepage.audit.worker import DIED, one_thread
 
 __all__ = ["Engine", "LocalPool"]
-
-# One thread a worker: how a sum is split among threads would move results with the machine.
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_DIED = "WorkerDied: the process that computed this shard was killed or crashed (out of memory?)"
 
 
 class Engine(Protocol):
@@ -42,6 +38,12 @@ class Engine(Protocol):
 
     def cancel(self) -> None:
         """Drop what is under way, and end the workers."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None:
+        """As :meth:`cancel`."""
         ...
 
 
@@ -70,7 +72,7 @@ class LocalPool:
     def submit(self, shard: Shard) -> None:
         """Take on one shard."""
         try:
-            with _environment():
+            with one_thread():
                 self._under_way[self._pool.submit(run_shard, shard)] = shard
         except BrokenProcessPool:
             self._suspects.append(shard)
@@ -112,11 +114,11 @@ class LocalPool:
         self._pool.shutdown()
         while self._suspects:
             shard = self._suspects.pop()
-            with _pool(1) as alone, _environment():
+            with _pool(1) as alone, one_thread():
                 try:
                     rows = alone.submit(run_shard, shard).result()
                 except BrokenProcessPool:
-                    rows = broken_rows(shard, _DIED)
+                    rows = broken_rows(shard, DIED)
             yield shard, rows
         self._pool = _pool(self._workers)
 
@@ -124,21 +126,6 @@ class LocalPool:
 def _pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """Workers are spawned while a shard is submitted, and inherit the environment of that moment."""
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _start_worker() -> None:

@@ -1,6 +1,7 @@
 """One row of an audit: plain values, one JSON line; could-not-run, failed and found-nothing stay apart."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -41,11 +42,11 @@ class Finding(BaseModel):
     ``outcome`` is ``None`` if the attack did not end by itself: with ``obstacles`` it could not run, with ``error`` it
     broke. ``certified`` and every list in ``scores`` have one entry for each example of the batch, in the batch's
     order; an example that nothing was matched with has ``None`` for its numbers and false for ``exact``. ``control`` is
-    there if the attack found nothing exact: without one that passed, its silence says nothing.
+    there if the attack gave nothing away: without one that passed, its silence says nothing.
 
     Of an attack that restores labels and no inputs, ``scores`` holds numbers for the whole batch (``leacc``, ``lnacc``,
     ``exact_vector``, ``l1_half``, ``wrong_certified``), ``true_labels`` the truth in the batch's order, and
-    ``certified`` which of these a certified label accounts for.
+    ``certified`` which of these a certified label accounts for. ``true_labels`` are there after any score.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
@@ -96,6 +97,13 @@ class Finding(BaseModel):
         return sum(value is True for value in exact) if isinstance(exact, list) else 0
 
     @property
+    def recognisable_examples(self) -> int:
+        """How many examples of pictures came out exactly or near enough to be recognised; the exact ones of others."""
+        shown = self.scores.get("recognisable")
+        seen = sum(value is True for value in shown) if isinstance(shown, list) else 0
+        return max(seen, self.exact_examples)
+
+    @property
     def restores_labels(self) -> bool:
         """Whether this is a finding on labels alone, scored as the unordered collection they are."""
         return "exact_vector" in self.scores
@@ -114,12 +122,12 @@ class Finding(BaseModel):
 
     @property
     def given_away(self) -> int:
-        """What a threshold is held against: examples reconstructed exactly, or labels given away."""
-        return max(self.exact_examples, self.leaked_labels)
+        """What a threshold is held against: examples reconstructed exactly or recognisably, or labels given away."""
+        return max(self.recognisable_examples, self.leaked_labels)
 
     @property
     def silent(self) -> bool:
-        """Whether the attack was carried out to its end and gave nothing away exactly."""
+        """Whether the attack was carried out to its end and gave nothing away."""
         return self.ended and self.given_away == 0
 
     @property
@@ -131,6 +139,12 @@ class Finding(BaseModel):
     def complete(self) -> bool:
         """Whether nothing of it was left undone: it need not be tried again."""
         return bool(self.obstacles) or (self.ended and not (self.control is not None and self.control.interrupted))
+
+    def given(self) -> list[bool]:
+        """For each example of the batch: whether it was given away, exactly or recognisably (or its label, alone)."""
+        shown = self.scores.get("recognisable")
+        seen = shown if isinstance(shown, list) else [False] * self.batch_size
+        return [sure or near is True for sure, near in zip(self.recovered(math.inf), seen, strict=True)]
 
     def recovered(self, least_psnr: float) -> list[bool]:
         """For each example of the batch: exact, or (an approximation) at least ``least_psnr`` dB from the original.

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from seepage.audit.activity import units_alone
 from seepage.audit.findings import Score
 from seepage.audit.labelscoring import certified_examples, label_numbers
 from seepage.data.sources import Dataset, InputKind
 from seepage.data.tabular import TableEncoding
-from seepage.metrics import exact_images, exact_numbers, match, psnr, ssim
+from seepage.metrics import exact_images, exact_numbers, match, psnr, recognisable_images, ssim
 from seepage.types import PrivateBatch, Reconstruction
 
 __all__ = ["PSNR_CAP", "Scored", "score"]
@@ -20,7 +21,10 @@ PSNR_CAP = 300.0  # dB written for a reconstruction equal to the last bit, whose
 
 @dataclass(slots=True, kw_only=True)
 class Scored:
-    """What the audit says of one reconstruction; every list is in the order of the private batch."""
+    """What the audit says of one reconstruction; every list is in the order of the private batch.
+
+    ``scores["units_alone"]`` counts, where the attacked layer has them, the units that only this example switches on.
+    """
 
     certified: list[bool] = field(default_factory=list)
     scores: dict[str, list[Score] | float | None] = field(default_factory=dict)
@@ -51,7 +55,13 @@ def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset,
     ordered = torch.zeros_like(originals)
     ordered[matched] = rows[places[matched]]
     certified = reconstruction.certified.cpu()
-    scored = Scored(certified=[bool(place >= 0 and certified[place]) for place in places.tolist()])
+    scored = Scored(
+        certified=[bool(place >= 0 and certified[place]) for place in places.tolist()],
+        true_labels=batch.labels.cpu().tolist(),
+    )
+    alone = units_alone(network, batch.inputs, reconstruction.layer)
+    if alone is not None:
+        scored.scores["units_alone"] = list[Score](alone)
     if inner or dataset.kind is InputKind.OTHER:
         spread = float(originals.max() - originals.min()) or 1.0
         exact = exact_numbers(ordered, originals, data_range=spread)
@@ -59,6 +69,9 @@ def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset,
     elif dataset.kind is InputKind.IMAGE:
         exact = exact_images(ordered, originals)
         scored.scores["psnr"] = _decibels(psnr(ordered, originals), matched)
+        scored.scores["recognisable"] = [
+            bool(value) for value in ((exact | recognisable_images(ordered, originals)) & matched).tolist()
+        ]
         likeness = ssim(ordered, originals)
         if likeness is not None:
             scored.scores["ssim"] = _where(likeness, matched)

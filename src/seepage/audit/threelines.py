@@ -38,9 +38,8 @@ class Findings:
 
     @property
     def exposed(self) -> list[int]:
-        """Positions in the batch of the examples that were reconstructed exactly."""
-        exact = self.finding.recovered(float("inf"))
-        return sorted(position for position, recovered in zip(self.order, exact, strict=True) if recovered)
+        """Positions in the batch of the examples that were reconstructed exactly or recognisably."""
+        return sorted(position for position, given in zip(self.order, self.finding.given(), strict=True) if given)
 
     def __str__(self) -> str:
         word = self.verdict.name.lower().replace("_", " ")

@@ -41,6 +41,7 @@ from seepage.cli.options import (
     parse_shape,
     set_threads,
 )
+from seepage.cli.reach import print_reach, print_rule
 from seepage.cli.show import Watch, err, finding_line, print_layers, print_theory
 from seepage.cli.show import out as console
 from seepage.cli.sweep import sweep
@@ -158,17 +159,20 @@ def inspect(
     input_shape: Annotated[str, typer.Option("--input-shape", metavar="CxHxW", help="Shape of one input.")],
     classes: Annotated[int, typer.Option("--classes", min=2, help="Number of classes.")],
     batch_size: BatchSizeOption = 8,
+    rule: RuleOption = "fedsgd",
     seed: SeedOption = 0,
     weights: WeightsOption = None,
 ) -> None:
-    """List a network's layers, which of them give examples away, and what theory says. Needs no data."""
-    shape = parse_shape(input_shape)
+    """List a network's layers, which of them give examples away, up to what batch size, and at what cost. No data."""
+    shape, told = parse_shape(input_shape), build_rule(rule)
     built = build_network(network, input_shape=shape, classes=classes, seed=seed)
     if weights is not None:
         load_weights(built, weights)
     found = inspect_network(built, input_shape=shape, classes=classes)
     print_layers(found)
     print_theory(found, batch_size)
+    print_reach(found, batch_size=batch_size, input_shape=shape)
+    print_rule(told)
 
 
 @app.command()

@@ -14,9 +14,10 @@ from seepage.audit.frontier import recovered_share as share_of
 from seepage.audit.plan import Plan, read_plan
 from seepage.audit.record import Verdict
 from seepage.audit.sweep import SweepFolder
+from seepage.cli.engines import EngineName, EngineOption, WorkersOption, open_engine
 from seepage.cli.options import OutOption
 from seepage.cli.show import out as console
-from seepage.cli.sweep import WorkersOption, compute_shown, local_pool, sweep_record
+from seepage.cli.sweep import compute_shown, sweep_record
 from seepage.report.curves import frontier_svg
 from seepage.report.gatefiles import write_text
 
@@ -27,6 +28,7 @@ def frontier(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A TOML file: [plan], [grid] and [frontier].")],
     out: OutOption,
     workers: WorkersOption = None,
+    engine: EngineOption = EngineName.LOCAL,
 ) -> None:
     """Bisect to the smallest setting of an axis at which recovery falls below a share, with an interval over seeds.
 
@@ -37,8 +39,8 @@ def frontier(
     folder = SweepFolder.open(out, sweep_record(planned, findings=0))
     told, used, results = True, [], []
     groups = grouped(planned.cells, axis)
-    with local_pool(workers) as engine:
-        searched = [_search(cells, axis, planned, folder, engine) for cells in groups.values()]
+    with open_engine(engine, workers, out) as opened:
+        searched = [_search(cells, axis, planned, folder, opened) for cells in groups.values()]
     for number, ((group, cells), found) in enumerate(zip(groups.items(), searched, strict=True)):
         if found is None:
             raise typer.Exit(Verdict.NOT_AUDITED)

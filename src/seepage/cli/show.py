@@ -75,8 +75,10 @@ def finding_line(finding: Finding) -> str:
     if finding.restores_labels:
         return head + _label_line(finding)
     certified = sum(finding.certified)
+    seen = finding.recognisable_examples
+    beside = f"{seen} recognisable, " if seen > finding.exact_examples else ""
     return head + (
-        f"{finding.outcome}, {finding.exact_examples} of {finding.batch_size} examples exact, "
+        f"{finding.outcome}, {finding.exact_examples} of {finding.batch_size} examples exact, {beside}"
         f"{certified} certified, {finding.seconds:.1f} s. {finding.reason}{_control(finding)}"
     )
 

@@ -1,7 +1,6 @@
 """``seepage sweep``: a plan's cells, computed by several processes, taken up wherever they were left."""
 
 import hashlib
-import os
 import platform
 import shlex
 import sys
@@ -17,13 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from seepage.audit.cell import Shard, shards_of
-from seepage.audit.engines import Engine, LocalPool
+from seepage.audit.engines import Engine
 from seepage.audit.findings import Finding
 from seepage.audit.plan import Plan, has_place, read_plan
 from seepage.audit.record import Verdict, verdict
 from seepage.audit.run import versions
 from seepage.audit.sweep import DIGITS, SweepFolder, canonical_digest
 from seepage.audit.sweep import sweep as compute
+from seepage.cli.engines import EngineName, EngineOption, WorkersOption, open_engine
 from seepage.cli.options import OutOption, ThresholdOption
 from seepage.cli.show import err
 from seepage.cli.show import out as console
@@ -31,17 +31,14 @@ from seepage.data.sources import load_dataset
 from seepage.errors import InputError
 from seepage.report.tallies import Tally, tallies
 
-__all__ = ["WorkersOption", "compute_shown", "local_pool", "sweep", "sweep_record"]
-
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Processes of one thread each; one a core if left out.")
-]
+__all__ = ["compute_shown", "sweep", "sweep_record"]
 
 
 def sweep(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A TOML file: [plan] and [grid].")],
     out: OutOption,
     workers: WorkersOption = None,
+    engine: EngineOption = EngineName.LOCAL,
     retry_broken: Annotated[
         bool, typer.Option("--retry-broken", help="Compute again the rows that ended in an error.")
     ] = False,
@@ -53,8 +50,8 @@ def sweep(
     shards = [shard for cell in planned.cells for shard in shards_of(cell, size=planned.shard_batches)]
     record = sweep_record(planned, findings=sum(cell.batches for cell in planned.cells))
     folder = SweepFolder.open(out, record)
-    with local_pool(workers) as engine:
-        finished = compute_shown(shards, folder, engine, retry_broken=retry_broken)
+    with open_engine(engine, workers, out) as opened:
+        finished = compute_shown(shards, folder, opened, retry_broken=retry_broken)
     findings = folder.gather(shards)
     folder.write_record({**record, "complete": finished})
     if not findings:
@@ -92,11 +89,6 @@ def sweep_record(plan: Plan, *, findings: int) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {platform.system()}",
         "versions": versions(),
     }
-
-
-def local_pool(workers: int | None) -> LocalPool:
-    """A pool of so many processes; of one a core if that is left open. They start when there is work for them."""
-    return LocalPool(workers or os.cpu_count() or 1)
 
 
 def compute_shown(shards: Sequence[Shard], folder: SweepFolder, engine: Engine, *, retry_broken: bool = False) -> bool:

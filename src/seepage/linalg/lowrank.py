@@ -1,13 +1,17 @@
-"""Numerical rank and two-sided factors of a matrix that is low-rank up to rounding, at any width."""
+"""Numerical rank and two-sided factors of a matrix that is low-rank up to rounding, or up to noise, at any width."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["LowRank", "low_rank_factors", "numerical_rank"]
+__all__ = ["LowRank", "low_rank_factors", "numerical_rank", "rank_above_noise"]
 
 _BLOCK_ENTRIES = 1 << 24  # entries converted to float64 at a time: 128 MiB
+_ABOVE = 1.05  # times the largest singular value that noise of a given size has in the limit
+_UNEVEN = 6.0  # times that, up to which uneven noise is taken for noise where a gap follows
+_CLEAR_GAP = 2.0
+_POWERS = 3  # passes that turn a sketch to the largest singular vectors where the rest is noise, not rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +23,14 @@ class LowRank:
         singular: ``[r]`` descending.
         right: ``[r, n]`` orthonormal rows.
         noise: the first singular value that was cut off, as a share of the largest one.
+        spread: root mean square of the noise's entries where it stands above rounding, else 0.
     """
 
     left: Tensor
     singular: Tensor
     right: Tensor
     noise: float
+    spread: float = 0.0
 
     @property
     def rank(self) -> int:
@@ -37,6 +43,9 @@ def low_rank_factors(
 ) -> LowRank | None:
     """Factors of ``matrix [m, n]`` at its numerical rank, or ``None`` if it has no clear one below ``min(m, n)``.
 
+    Where the tail is not rounding, it may be noise: independent entries of one size, whose singular values end at a
+    sharp edge (:func:`rank_above_noise`). Noise of a defense is found so without being known.
+
     A randomised range finder (Halko, Martinsson, Tropp 2011, algorithm 4.1) whose sketch doubles until the singular
     values fall to the rounding of the matrix's dtype. Memory is O((m + n) r): nothing of size n x n is formed.
 
@@ -48,20 +57,29 @@ def low_rank_factors(
     """
     rows, columns = matrix.shape
     width = min(start_rank, rows, columns)
+    half = _half_rounding(matrix)
+    rounding = max(rounding, half)
     while True:
-        left, singular, right = _sketched_svd(matrix, width, generator)
+        left, singular, right = _sketched_svd(matrix, width, generator, powers=_POWERS if half else 0)
         level = 3 * rounding * (rows**0.5 + columns**0.5)  # their largest singular value, and a margin
-        eps = max(torch.finfo(matrix.dtype).eps, level / (100 * max(float(singular[0]), 1e-300)))
-        rank = numerical_rank(singular, eps)
+        first = max(float(singular[0]), 1e-300)
+        own, known = torch.finfo(torch.float32 if half else matrix.dtype).eps, level / (100 * first)
+        rank = numerical_rank(singular, max(own, known), flat=0.02 if own > known else 0.67)
         if rank is not None:
-            noise = float(singular[rank] / singular[0])
-            return LowRank(left=left[:, :rank], singular=singular[:rank], right=right[:rank], noise=noise)
+            spread = max(half, float(singular[rank]) / (rows**0.5 + columns**0.5)) if half else 0.0
+            noise = float(singular[rank]) / first
+            return LowRank(
+                left=left[:, :rank], singular=singular[:rank], right=right[:rank], noise=noise, spread=spread
+            )
+        above = _factors_above_noise(matrix, width, generator)
+        if above is not None:
+            return above
         if width == min(rows, columns):
             return None
         width = min(2 * width, rows, columns)
 
 
-def numerical_rank(singular: Tensor, eps: float, *, drop: float = 10.0) -> int | None:
+def numerical_rank(singular: Tensor, eps: float, *, drop: float = 10.0, flat: float = 0.02) -> int | None:
     """The rank at which descending ``singular [k]`` falls to the rounding level, ``None`` if it never does.
 
     The largest drop counts among those that end below ``100 eps`` of the first value and are at least ``drop``-fold:
@@ -71,17 +89,66 @@ def numerical_rank(singular: Tensor, eps: float, *, drop: float = 10.0) -> int |
         singular: ``[k]`` descending, non-negative.
         eps: rounding unit of the dtype the matrix was computed in.
         drop: smallest ratio that counts as the end of the signal.
+        flat: share of ``eps`` below which values are all alike.
     """
     if len(singular) < 2 or float(singular[0]) == 0.0:
         return None
-    floor = 0.02 * eps * float(singular[0])  # equal columns cancel exactly: not a second drop to be found
+    floor = flat * eps * float(singular[0])  # equal columns cancel exactly: not a second drop to be found
     kept, cut = singular[:-1].clamp_min(floor), singular[1:].clamp_min(floor)
     ratio = torch.where(cut <= 100 * eps * singular[0], kept / cut, torch.zeros_like(cut))
     best = int(ratio.argmax())
     return best + 1 if float(ratio[best]) >= drop else None
 
 
-def _sketched_svd(matrix: Tensor, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _half_rounding(matrix: Tensor) -> float:
+    """Root mean square rounding of entries that fit into half precision, else 0: no gradient does by chance."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if all(bool((part.to(dtype).to(matrix.dtype) == part).all()) for part in torch.split(matrix, 256)):
+            size = sum(float(part.double().square().sum()) for part in torch.split(matrix, 256))
+            return float(torch.finfo(dtype).eps * (size / matrix.numel() / 12) ** 0.5)
+    return 0.0
+
+
+def rank_above_noise(singular: Tensor, edge: float) -> int | None:
+    """At which of descending ``singular [k]`` the signal ends, ``None`` if no gap shows it, or only past half of them.
+
+    The largest singular value of ``m x n`` independent entries of spread ``s`` tends to ``s (sqrt(m) + sqrt(n))``, the
+    edge; where noise is larger in some rows than in others (rounding is), its own largest values stand somewhat above.
+    A gap is asked for, since signal just above the edge is of no use, and a batch as large as the layer has none. With
+    more than half of a sketch above it there may be more signal outside, which was taken for noise.
+
+    Reference:
+        Gavish and Donoho, The Optimal Hard Threshold for Singular Values is 4 / sqrt(3), 2014, section III.
+    """
+    kept, cut = singular[:-1], singular[1:].clamp_min(1e-300)
+    ratio = torch.where((cut <= _UNEVEN * edge) & (kept > _ABOVE * edge), kept / cut, torch.zeros_like(cut))
+    best = int(ratio.argmax())
+    return best + 1 if float(ratio[best]) >= _CLEAR_GAP and best < len(singular) // 2 else None
+
+
+def _factors_above_noise(matrix: Tensor, width: int, generator: torch.Generator) -> LowRank | None:
+    rows, columns = matrix.shape
+    width = min(width, rows // 2, columns // 2)  # something has to be left to measure the noise by
+    if width < 2:
+        return None
+    left, singular, right = _sketched_svd(matrix, width, generator, powers=_POWERS)
+    total = sum(float(part.double().square().sum()) for part in torch.split(matrix, max(1, _BLOCK_ENTRIES // columns)))
+    edge, above = 0.0, width + 1
+    while int((singular > _ABOVE * edge).sum()) < above:  # what is taken for signal is not counted as noise
+        above = int((singular > _ABOVE * edge).sum())
+        rest = max(total - float(singular[:above].square().sum()), 0.0)
+        edge = (rest / ((rows - above) * (columns - above))) ** 0.5 * (rows**0.5 + columns**0.5)
+    rank = rank_above_noise(singular, edge)
+    if rank is None:
+        return None
+    edge = max(edge, float(singular[rank]))
+    spread, noise = edge / (rows**0.5 + columns**0.5), edge / float(singular[0])
+    return LowRank(left=left[:, :rank], singular=singular[:rank], right=right[:rank], noise=noise, spread=spread)
+
+
+def _sketched_svd(
+    matrix: Tensor, width: int, generator: torch.Generator, *, powers: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     rows, columns = matrix.shape
     step = max(1, _BLOCK_ENTRIES // rows)
     sketch = torch.zeros(rows, width, dtype=torch.float64, device=matrix.device)
@@ -90,6 +157,12 @@ def _sketched_svd(matrix: Tensor, width: int, generator: torch.Generator) -> tup
         test = torch.randn(block.shape[1], width, generator=generator, dtype=torch.float64, device=generator.device)
         sketch += block @ test.to(matrix.device)
     basis = torch.linalg.qr(sketch).Q  # [m, width]
+    for _ in range(powers):
+        turned = torch.zeros_like(basis)
+        for start in range(0, columns, step):
+            block = matrix[:, start : start + step].double()
+            turned += block @ (block.T @ basis)
+        basis = torch.linalg.qr(turned).Q
     core = torch.cat(
         [basis.T @ matrix[:, start : start + step].double() for start in range(0, columns, step)], dim=1
     )  # [width, n]

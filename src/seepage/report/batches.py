@@ -43,6 +43,7 @@ class Example:
     psnr: str
     ssim: str
     exact: bool
+    recognisable: bool
     certified: bool
     wrong: bool
     label: str | None
@@ -127,7 +128,7 @@ def _status(finding: Finding) -> str:
     if finding.outcome == "failed":
         return "this attack found nothing"
     if finding.outcome == "approximate" and not exact and not certified:
-        return f"approximated, {counted}"
+        return f"approximated, {finding.recognisable_examples} of {size} recognisable, {counted}"
     return counted
 
 
@@ -174,6 +175,7 @@ def _example(
         psnr=_decibels(score_at(finding, "psnr", index)),
         ssim="" if ssim is None else f"{ssim:.3f}",
         exact=exact is True,
+        recognisable=exact is True or score_at(finding, "recognisable", index) is True,
         certified=certified,
         wrong=certified and exact is False,
         label=label,

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from seepage.audit.findings import read_findings
 from seepage.errors import InputError
 from seepage.report.batches import sections
+from seepage.report.exposure import MOST_SHARES, exposure
 from seepage.report.figures import MOST_ROWS, psnr_figure
 from seepage.report.record import knowledge_rows, made_rows, planned_batches, read_record, scaling
 from seepage.report.summary import Verdict, summarize
@@ -41,16 +42,19 @@ def write_report(run: Path, *, redact: bool = False) -> Path:
         raise InputError(f"{run / 'findings.jsonl'} should hold at least one finding; found none.")
     record = read_record(run / "run.json")
     summary = summarize(findings, batches=planned_batches(record))
-    names = record.get("class_names")
+    recorded = record.get("class_names")
+    names = recorded if isinstance(recorded, list) else []
     page = (
         _environment()
         .get_template("page.html")
         .render(
             headline=_HEADLINES[summary.verdict],
             summary=summary,
-            sections=sections(run, findings, class_names=names if isinstance(names, list) else [], redact=redact),
+            sections=sections(run, findings, class_names=names, redact=redact),
+            exposure=exposure(findings, class_names=names, redact=redact),
             figure=psnr_figure(findings),
             most_rows=MOST_ROWS,
+            most_shares=MOST_SHARES,
             pictures=record.get("kind") == "image",
             made=made_rows(record),
             knowledge=knowledge_rows(record),

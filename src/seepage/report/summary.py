@@ -30,6 +30,7 @@ class Counts:
         settled: batches of which every example is exact and certified.
         examples: in the batches that were attacked.
         exact: examples equal to the original, by the truth.
+        recognisable: examples that came out exactly or, of pictures, near enough to be recognised.
         certified: examples with a certificate, which needs no truth.
         wrong: certified examples that are not exact by the truth; anything but 0 is a fault of seepage.
         could_not_run: findings whose attack met an obstacle.
@@ -47,6 +48,7 @@ class Counts:
     settled: int
     examples: int
     exact: int
+    recognisable: int
     certified: int
     wrong: int
     could_not_run: int
@@ -94,6 +96,8 @@ def summarize(findings: Sequence[Finding], *, batches: int | None = None) -> Sum
         attacks.append(AttackRow(attack=name, counts=_count(own), seconds=sum(finding.seconds for finding in own)))
     if counts.exact or counts.certified > counts.wrong:
         verdict, sentences = Verdict.LEAKED, _leaked(counts, findings)
+    elif counts.recognisable:
+        verdict, sentences = Verdict.LEAKED, _recognised(counts)
     elif counts.labels.leaked:
         verdict, sentences = Verdict.LEAKED, label_sentences(counts.labels)
     elif not findings or counts.missing or not all(finding.ended for finding in findings):
@@ -124,7 +128,7 @@ def _count(findings: Sequence[Finding], planned: int | None = None) -> Counts:
     attacked = [rows for rows in batches.values() if any(finding.could_run for finding in rows)]
     on_inputs = [[one for one in rows if one.could_run and not one.restores_labels] for rows in attacked]
     places = [(rows, index) for rows in on_inputs if rows for index in range(rows[0].batch_size)]
-    exact = [_any_exact(rows, index) for rows, index in places]
+    exact = [_any(rows, index, "exact") for rows, index in places]
     certified = [any(certified_at(finding, index) for finding in rows) for rows, index in places]
     missing = max(0, (planned or 0) - len({finding.batch for finding in findings}))
     return Counts(
@@ -134,6 +138,7 @@ def _count(findings: Sequence[Finding], planned: int | None = None) -> Counts:
         settled=sum(any(_settles(finding) for finding in rows) for rows in attacked),
         examples=len(places),
         exact=sum(exact),
+        recognisable=sum(_any(rows, index, "recognisable") or _any(rows, index, "exact") for rows, index in places),
         certified=sum(certified),
         wrong=sum(any(_wrong(finding, index) for finding in rows) for rows, index in places),
         could_not_run=sum(bool(finding.obstacles) for finding in findings),
@@ -152,8 +157,8 @@ def _batch(finding: Finding) -> Hashable:
     return (finding.data, finding.seed, finding.batch, finding.batch_size, *made)
 
 
-def _any_exact(rows: Iterable[Finding], index: int) -> bool:
-    return any(score_at(finding, "exact", index) is True for finding in rows)
+def _any(rows: Iterable[Finding], index: int, score: str) -> bool:
+    return any(score_at(finding, score, index) is True for finding in rows)
 
 
 def _wrong(finding: Finding, index: int) -> bool:
@@ -186,6 +191,14 @@ def _leaked(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str]:
     return first, f"{counts.certified} {carry} a certificate: {proof}"
 
 
+def _recognised(counts: Counts) -> tuple[str, str]:
+    return (
+        f"{counts.recognisable} of {counts.examples} private examples came out recognisably from what the client sent, "
+        "none of them exactly: at 20 dB or more, and far nearer than a flat picture of the right colour.",
+        "None carries a certificate: the server sees pictures, but cannot prove by itself that they are true.",
+    )
+
+
 def _nothing_found(counts: Counts) -> tuple[str, str]:
     second = "a stronger attack, a larger budget or another batch may succeed."
     if counts.labels.batches and not counts.examples:
@@ -193,7 +206,7 @@ def _nothing_found(counts: Counts) -> tuple[str, str]:
     if counts.approximate:
         return (
             f"None of {counts.examples} private examples was reconstructed exactly; the attack came to approximations, "
-            "which may still be recognisable: judge them below.",
+            "none of them near enough to be counted as recognisable: judge them below.",
             f"This attack found nothing exact, which is not proof that nothing leaks: {second}",
         )
     return (

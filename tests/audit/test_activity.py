@@ -1,0 +1,39 @@
+"""Units that one example alone switches on, counted by hand."""
+
+import torch
+from torch import nn
+
+from seepage.audit.activity import units_alone
+from seepage.networks.zoo import build_network
+
+
+def test_units_that_only_one_example_switches_on_are_counted() -> None:
+    first = nn.Linear(2, 3)
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+        first.bias.zero_()
+    network = nn.Sequential(first, nn.ReLU(), nn.Linear(3, 2))
+    inputs = torch.tensor([[1.0, -2.0], [-1.0, 2.0], [-1.0, -1.0]])
+    assert units_alone(network, inputs) == [1, 2, 0]
+
+
+def test_such_a_unit_gives_the_example_away() -> None:
+    torch.manual_seed(0)
+    network = build_network("mlp:200", input_shape=(1, 8, 8), classes=10, seed=0)
+    inputs, labels = torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    counts = units_alone(network, inputs)
+    assert counts is not None
+    assert sum(counts) > 0
+    nn.functional.cross_entropy(network(inputs), labels).backward()
+    weight, bias = (one.grad for one in list(network.parameters())[:2])
+    assert weight is not None
+    assert bias is not None
+    rows = (weight / bias[:, None])[bias != 0]  # [m, n]
+    hits = [int(((rows - one.flatten()).abs().amax(dim=1) < 1e-3).sum()) for one in inputs]
+    assert hits == counts
+
+
+def test_where_no_such_layer_reads_the_input_nothing_is_counted() -> None:
+    inputs = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    network = build_network("lenet", input_shape=(3, 32, 32), classes=10, seed=0)
+    assert units_alone(network, inputs) is None
