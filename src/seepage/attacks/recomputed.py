@@ -112,11 +112,10 @@ def _output(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _distance(update: Mapping[str, Tensor], gradient: Mapping[str, Tensor]) -> float:
-    gap = sum(
-        float((update[name] - value).norm()) ** 2 for name, value in gradient.items()
-    )  # one copy: it may be large
+    # One copy at a time: of a layer that reads large images each takes gigabytes.
+    gap = sum(float((update[name] - value).norm()) ** 2 for name, value in gradient.items())
     size = sum(float(update[name].norm()) ** 2 for name in gradient)
-    return (gap / size) ** 0.5
+    return float((gap / size) ** 0.5)
 
 
 def within_rounding(example: Tensor, generator: torch.Generator) -> Tensor:
