@@ -1,4 +1,4 @@
-"""Label restoration side by side: prints the tables and writes benchmarks/results/labels.md and .json.
+"""Label restoration side by side: writes benchmarks/results/labels.md and .json, section by section.
 
 Reads only ../shared/data (or $SEEPAGE_DATA). Options: --inits, --batches, --out; --only untrained,trained,large,wide.
 """
@@ -43,18 +43,19 @@ BASELINES: dict[str, Attack] = {
     "iLRG": ILRG(),
 }
 Row = dict[str, float | int | str]
+KNOWN = {
+    *("setting", "method", "section", "networks", "batches", "leacc", "lnacc", "exact_vector", "l1_half", "ms"),
+    *("exact", "certified_labels", "wrong_certified", "failed"),
+}
 
 
 def main() -> None:
     options = _arguments()
     torch.set_num_threads(1)
-    rows: list[Row] = []
     for name in options.only.split(","):
         started = time.perf_counter()
-        rows += SECTIONS[name](options.inits, options.batches)
+        store(SECTIONS[name](options.inits, options.batches), Path(options.out), section=name)
         print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-        _write(rows, options)
-    print(_markdown(rows, options))
 
 
 def untrained(inits: int, batches: int) -> list[Row]:
@@ -197,15 +198,30 @@ def score(attack: Attack, observation: Observation, labels: Tensor) -> dict[str,
 def observe(
     net: nn.Sequential, inputs: Tensor, labels: Tensor, bounds: tuple[Tensor, Tensor], *, known: bool
 ) -> Observation:
-    """What the server has; the gradient of the last layer only, which is all that these methods read."""
+    """What the server has; of convolutional networks the last layer's gradient, which is all that is read there."""
+    if any(isinstance(module, nn.Linear) for module in list(net)[:-1]) and not isinstance(net[0], nn.Conv2d):
+        parameters = dict(net.named_parameters())
+        gradients = torch.autograd.grad(cross_entropy(net(inputs), labels), list(parameters.values()))
+        return _view(net, dict(zip(parameters, gradients, strict=True)), inputs, labels, bounds, known=known)
     with torch.no_grad():
         embeddings = net[:-1](inputs)
     last = net[-1]
     gradients = torch.autograd.grad(cross_entropy(last(embeddings), labels), list(last.parameters()))
     names = [f"{len(net) - 1}.{name}" for name, _ in last.named_parameters()]
-    update = GradientUpdate(dict(zip(names, gradients, strict=True)))
-    one = Round(network=net, update=update, batch_size=len(labels) if known else None)
-    return Observation(rounds=(one,), input_shape=tuple(inputs.shape[1:]), classes=last.out_features, bounds=bounds)
+    return _view(net, dict(zip(names, gradients, strict=True)), inputs, labels, bounds, known=known)
+
+
+def _view(
+    net: nn.Sequential,
+    gradients: dict[str, Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    bounds: tuple[Tensor, Tensor],
+    *,
+    known: bool,
+) -> Observation:
+    one = Round(network=net, update=GradientUpdate(gradients), batch_size=len(labels) if known else None)
+    return Observation(rounds=(one,), input_shape=tuple(inputs.shape[1:]), classes=net[-1].out_features, bounds=bounds)
 
 
 def draws(
@@ -290,38 +306,60 @@ def accuracy(net: nn.Sequential, x: Tensor, y: Tensor) -> float:
         return float((net(x).argmax(1) == y).float().mean())
 
 
-def _write(rows: list[Row], options: argparse.Namespace) -> None:
-    out = Path(options.out)
+def store(rows: list[Row], out: Path, *, section: str) -> None:
+    """Put the rows in the place of those of the same setting and method, or at the end; write both files anew."""
+    stored = out.with_suffix(".json")
+    every: list[Row] = json.loads(stored.read_text()) if stored.exists() else []
+    places = {(row["setting"], row["method"]): place for place, row in enumerate(every)}
+    for row in rows:
+        place = places.get((row["setting"], row["method"]))
+        marked: Row = {**row, "section": section}
+        every = [*every, marked] if place is None else [*every[:place], marked, *every[place + 1 :]]
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".md").write_text(_markdown(rows, options))
-    out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    stored.write_text(json.dumps(every, indent=1) + "\n")
+    out.with_suffix(".md").write_text(_markdown(every))
 
 
-def _markdown(rows: list[Row], options: argparse.Namespace) -> str:
-    command = f"python benchmarks/labels.py --inits {options.inits} --batches {options.batches} --only {options.only}"
-    sure, bad = (sum(float(row[key]) for row in rows) for key in ("certified_labels", "wrong_certified"))
+def _markdown(rows: list[Row]) -> str:
+    sure, bad = (sum(float(row.get(key, 0)) for row in rows) for key in ("certified_labels", "wrong_certified"))
     exact = [row for row in rows if str(row["method"]).startswith("exact")]
     runs = sum(int(row["networks"]) * int(row["batches"]) for row in exact)
     lines = [
         "# Labels from one update",
         "",
-        f"Command: `{command}`. Machine: {platform.machine()} CPU, 1 thread, "
-        f"torch {torch.__version__}, float32 gradients.",
+        "Commands: `python benchmarks/labels.py --inits 5 --batches 20` (untrained, wide, large, trained) and",
+        "`python benchmarks/labels_more.py` (the sections after these).",
+        f"Machine: {platform.machine()} CPU, 1 thread, torch {torch.__version__}, float32 gradients.",
         "Seeds: initialisations 0, 1, ...; batch j of network i has seed 1000 i + j. A failed run scores as no labels.",
         f"Certificates: {runs} runs of `exact`, {sure:.0f} labels certified in all rows, **{bad:.0f} of them wrong**.",
+        "Other programs shared the machine: times are upper bounds, and compare within one table only. The rows",
+        "`noise prior` and `RLG` of the sections of `labels.py` were measured apart from the rest of their tables.",
         "",
     ]
     for title in dict.fromkeys(str(row["setting"]) for row in rows):
-        part = [row for row in rows if row["setting"] == title]
-        lines += [f"## {title}", "", f"{part[0]['networks']} networks x {part[0]['batches']} batches.", ""]
-        lines += ["| method | LeAcc | LnAcc | exact vector | L1/2K | EXACT | wrong certified | failed | ms |"]
-        lines += ["|---|---|---|---|---|---|---|---|---|"]
-        for row in part:
-            means = " | ".join(f"{float(row[key]):.3f}" for key in ("leacc", "lnacc", "exact_vector", "l1_half"))
-            counts = " | ".join(f"{float(row[key]):.0f}" for key in ("exact", "wrong_certified", "failed"))
-            lines.append(f"| {row['method']} | {means} | {counts} | {float(row['ms']):.1f} |")
-        lines.append("")
+        lines += [f"## {title}", "", *_table([row for row in rows if row["setting"] == title]), ""]
     return "\n".join(lines)
+
+
+def _table(part: list[Row]) -> list[str]:
+    lines = [f"{part[0]['networks']} networks x {part[0]['batches']} batches.", ""]
+    own = [key for key in part[0] if key not in KNOWN]
+    if own:  # a table that is not about labels restored: its own columns
+        lines += ["| method | " + " | ".join(own) + " |", "|---" * (len(own) + 1) + "|"]
+        return lines + [
+            f"| {row['method']} | " + " | ".join(_shown(row.get(key)) for key in own) + " |" for row in part
+        ]
+    lines += ["| method | LeAcc | LnAcc | exact vector | L1/2K | EXACT | wrong certified | failed | ms |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    for row in part:
+        means = " | ".join(f"{float(row[key]):.3f}" for key in ("leacc", "lnacc", "exact_vector", "l1_half"))
+        counts = " | ".join(f"{float(row[key]):.0f}" for key in ("exact", "wrong_certified", "failed"))
+        lines.append(f"| {row['method']} | {means} | {counts} | {float(row['ms']):.1f} |")
+    return lines
+
+
+def _shown(value: float | str | None) -> str:
+    return "-" if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
 def _arguments() -> argparse.Namespace:

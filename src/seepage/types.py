@@ -16,6 +16,8 @@ __all__ = [
     "Attack",
     "Defense",
     "GradientUpdate",
+    "LocalTraining",
+    "NoisyRule",
     "Observation",
     "Obstacle",
     "Outcome",
@@ -152,6 +154,27 @@ class UpdateRule(Protocol):
         ...
 
     def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate: ...
+
+
+@runtime_checkable
+class LocalTraining(Protocol):
+    """A rule whose client moves away from the state sent out, and sends how far."""
+
+    def ended(self, start: Tensor, estimate: Tensor, *, batch_size: int | None = None) -> Tensor | None:
+        """Where a parameter ended that began at ``start``: ``as_gradient`` undone. ``None`` if it never moved."""
+        ...
+
+
+@runtime_checkable
+class NoisyRule(Protocol):
+    """A rule that adds Gaussian noise, as every server knows that agreed to it."""
+
+    def deviation(self, *, batch_size: int | None = None) -> float | None:
+        """Standard deviation on every entry of the update; ``None`` where the batch size that it depends on is unknown.
+
+        Zero where there is none.
+        """
+        ...
 
 
 @runtime_checkable

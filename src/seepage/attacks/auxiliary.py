@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from seepage.attacks.labelattack import LabelAttack, Question
-from seepage.attacks.labelcounts import on_simplex
+from seepage.attacks.labelcounts import among_present, on_simplex
+from seepage.attacks.labelsbetween import network_after
 from seepage.errors import InputError
 from seepage.types import Observation, Obstacle
 
@@ -19,7 +20,7 @@ class AuxiliaryData(LabelAttack):
     """Counts by least squares on the simplex: ``min |(P^T - I) n - K gb|``, ``P`` the class means of the softmax.
 
     What is left to do on trained networks when K exceeds what the rank can tell apart. Unlabelled data serve too: then
-    ``n = K (mean p - gb)``. Approximate.
+    ``n = K (mean p - gb)``. Approximate. Of a client of several steps the probabilities are the mean of both ends.
 
     Args:
         inputs: ``[N, *shape]``, data like the client's.
@@ -51,13 +52,20 @@ class AuxiliaryData(LabelAttack):
             found.append(Obstacle(where="auxiliary inputs", reason=reason))
         return found
 
+    def typical_inputs(self, observation: Observation, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """The data themselves."""
+        return self.inputs[:256]
+
     def counts(self, question: Question) -> Tensor:
         """``[C]``, by one forward pass over the data."""
         layer, examples = question.layer, question.examples
-        p = probabilities_of(question.observation.latest.network, self.inputs).to(layer.gb.device)  # [N, C]
+        states = [question.observation.latest.network, network_after(question.observation)]
+        each = [probabilities_of(state, self.inputs) for state in states if state is not None]
+        p = torch.stack(each).mean(0).to(layer.gb.device)  # [N, C]
         P = _class_means(p, self.labels)  # [C, C]
         system = P.T - torch.eye(len(P), dtype=P.dtype, device=P.device)
-        return _least_squares(system, examples * layer.gb, examples, self.steps)
+        counts = _least_squares(system, examples * layer.gb, examples, self.steps)
+        return among_present(counts, layer.present, examples)
 
 
 def probabilities_of(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -10,7 +10,16 @@ from seepage.attacks.exactterms import Pencil, Terms, offsets, remainder
 from seepage.attacks.labelattack import LabelAttack, Question
 from seepage.attacks.labelcounts import round_counts
 from seepage.attacks.labels import LastLayer, label_obstacles
-from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import (
+    LocalTraining,
+    NoisyRule,
+    Observation,
+    Obstacle,
+    Outcome,
+    Progress,
+    Reconstruction,
+    go_on,
+)
 
 __all__ = ["ExactLabels", "RestoredExamples", "restore_examples"]
 
@@ -49,8 +58,9 @@ class ExactLabels(LabelAttack):
     An example is a root ``(e, c)`` of ``softmax(W e + b) - onehot(c) in span(U)``, ``e in span(V)``, with U, V the
     singular spaces of ``[gW gb]``: ``C - 1 - K`` equations, ``K - 1`` unknowns. Each root found takes a dimension from
     both spaces, so the search goes past C/2 when it begins well. Roots are then refined together. Certified only if the
-    terms reproduce the gradient to its rounding, each far above what is left. Needs hard labels, one batch, no noise
-    worth the name.
+    terms reproduce the gradient to its rounding, each far above what is left. Needs hard labels and one batch. Under
+    DP-SGD, whose noise the server knows in size, it is tried while every example stays above the noise; nothing is
+    certified there, clipped examples are not found.
 
     Args:
         rounds: rounds of search; each starts from the classes that the remainder still shows.
@@ -72,12 +82,23 @@ class ExactLabels(LabelAttack):
         return "exact-labels"
 
     def obstacles(self, observation: Observation) -> list[Obstacle]:
-        """It needs the bias of the last layer and one batch's gradient, not the batch size."""
-        return label_obstacles(observation, examples=False, gradient=True)
+        """It needs one batch's gradient, with noise of known size at most; the batch size only where that tells it."""
+        rule = observation.rule
+        one_step = isinstance(rule, NoisyRule) and not isinstance(rule, LocalTraining)
+        noisy = isinstance(rule, NoisyRule) and one_step and rule.deviation() is None
+        return label_obstacles(observation, bias=False, examples=noisy, gradient=not one_step)
+
+    @property
+    def divides_by_bias(self) -> bool:
+        """The examples are told from the weights alone if need be."""
+        return False
 
     def restored(self, question: Question) -> Reconstruction:
         """The examples found, and a count of the rest."""
         found = restore_examples(question.layer, self, generator=question.generator, progress=question.progress)
+        rule = question.observation.rule
+        if not isinstance(found, str) and (question.layer.deviation or not (rule is None or rule.is_gradient)):
+            found = replace(found, certified=torch.zeros_like(found.certified))
         return _reported(question.layer, found, self.name)
 
 
@@ -104,12 +125,14 @@ def _reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> R
         outcome=Outcome.EXACT if exact else Outcome.APPROXIMATE,
         labels=labels[order],
         certified=certified,
-        reason=f"{int(certified.sum())} of {len(labels)} labels are certified: their examples reproduce the gradient.",
+        reason=f"{int(certified.sum())} of {len(labels)} labels are certified: their examples reproduce the gradient."
+        if not layer.deviation
+        else f"{len(found.labels)} of {len(labels)} examples found under the noise, which leaves nothing to certify.",
         stats={
             "method": method,
             "confidence": "certified" if exact else "estimated",
             "examples": found.examples,
-            "expected_error": float((~certified).double().mean()),
+            "expected_error": len(guessed) / len(labels) if layer.deviation else float((~certified).double().mean()),
             "found": len(found.labels),
             "rank": found.rank,
             "residual": found.residual,
@@ -124,7 +147,8 @@ def restore_examples(
     pencil = read_pencil(layer, reach=options.reach)
     if isinstance(pencil, str):
         return pencil
-    search = Search(pencil=pencil, starts=options.starts, steps=options.steps, precision=options.precision)
+    tilt = pencil.floor / float(pencil.S[-1]) if layer.deviation else 0.0
+    search = Search(pencil=pencil, starts=options.starts, steps=options.steps, precision=options.precision, tilt=tilt)
     terms = Terms(classes=torch.zeros(0, dtype=torch.int64), a=pencil.S.new_zeros(0, pencil.rank))
     examples, barren = float(layer.examples or 0), 0
     for done in range(options.rounds):
@@ -154,19 +178,28 @@ def _summary(layer: LastLayer, pencil: Pencil, terms: Terms, examples: int, prec
     if found and examples >= r and quiet:
         weight = offsets(pencil, terms).norm(dim=1) * terms.a.norm(dim=1) / examples
         floor = precision * pencil.floor * max(1, found) ** 0.5
-        posed = layer.classes - r >= 3 if found == r else layer.classes - 2 * r >= 10
+        room = layer.classes - (0 if layer.has_bias else 1)
+        posed = room - r >= 3 if found == r else room - 2 * r >= 10
         certified = (weight > 10 * beyond) & (beyond < floor) & posed
     rest = torch.zeros(layer.classes, dtype=torch.int64)
     if missing:
-        share = left @ pencil.V[-1]  # gb of the rest [C]
+        share = _rest_share(pencil, terms, left)
         p = torch.softmax(pencil.B @ (left.T @ share) / share.square().sum().clamp_min(1e-300), 0)
         rest = round_counts(missing * p - examples * share, missing)
     return RestoredExamples(
         labels=terms.classes,
-        embeddings=(terms.a @ pencil.V.T)[:, :-1],
+        embeddings=(terms.a @ pencil.V.T)[:, : layer.W.shape[1]],
         certified=certified,
         examples=examples,
         rank=r,
         residual=beyond / size,
         rest=rest,
     )
+
+
+def _rest_share(pencil: Pencil, terms: Terms, left: Tensor) -> Tensor:
+    """``[C]``: the bias gradient of the examples not found; without bias as if they lay where those found do."""
+    if pencil.one is not None:
+        return left @ pencil.one
+    middle = terms.a.mean(0) if len(terms) else pencil.S
+    return left @ middle / middle.square().sum()

@@ -11,6 +11,8 @@ from seepage.attacks.labels import LastLayer
 
 __all__ = ["Search", "read_pencil"]
 
+_SIZES = (0.25, 0.5, 1.0, 2.0, 4.0, 16.0, 64.0)  # of an example's own share in its class's row, where no bias tells
+_ABOVE_NOISE = 1.5  # times the noise's largest singular value
 _TOLERANCES = (1e-4, 1e-3, 1e-2, 0.1)  # residuals taken after 0, 1, 2, ... rounds without success
 
 
@@ -23,12 +25,14 @@ class Search:
         starts: random starts after a round without success.
         steps: Levenberg-Marquardt steps.
         precision: how many times the floor the refined terms may leave.
+        tilt: angle by which noise is expected to turn the gradient's spaces; residuals are taken from three times that.
     """
 
     pencil: Pencil
     starts: int
     steps: int
     precision: float
+    tilt: float = 0.0
 
     def __call__(self, terms: Terms, examples: float, barren: int, generator: torch.Generator) -> tuple[Terms, float]:
         """The terms and the batch size after one round; ``barren`` rounds before it found nothing."""
@@ -45,7 +49,7 @@ class Search:
             polished, polished_residual, _ = descend(pencil, everywhere, classes, a, steps=self.steps // 2)
             classes, a = classes.repeat(2), torch.cat([polished, a])
             residual = torch.cat([polished_residual, residual * 10])
-        residual = residual.where(residual < _TOLERANCES[min(barren, len(_TOLERANCES) - 1)], torch.inf)
+        residual = residual.where(residual < max(_TOLERANCES[min(barren, 3)], 3 * self.tilt), torch.inf)
         terms, examples = _taken(pencil, terms, examples, (classes, a, residual))
         return (_settled(pencil, terms, examples, self.precision), examples) if examples else (terms, examples)
 
@@ -62,10 +66,26 @@ class Search:
 
 def read_pencil(layer: LastLayer, *, reach: float) -> Pencil | str:
     """The gradient at its numerical rank, or a sentence on why its examples cannot be told apart."""
-    G = torch.cat([layer.gW, layer.gb[:, None]], 1).cpu()
+    G = (torch.cat([layer.gW, layer.gb[:, None]], 1) if layer.has_bias else layer.gW).cpu()
     U, S, Vh = torch.linalg.svd(G, full_matrices=False)
+    rank = _rank(layer, S)
+    if isinstance(rank, str):
+        return rank
+    if rank > reach * layer.classes:
+        return f"The last layer's gradient has rank {rank} of {layer.classes} classes: too many examples to tell apart."
+    V = Vh[:rank].T
+    B = (torch.cat([layer.W, layer.b[:, None]], 1) if layer.has_bias else layer.W).cpu() @ V
+    one = V[-1] if layer.has_bias else None
+    return Pencil(
+        U=U[:, :rank], S=S[:rank], V=V, B=B, floor=max(float(S[rank]), 0.3 * layer.eps * float(S[0])), one=one
+    )
+
+
+def _rank(layer: LastLayer, S: Tensor) -> int | str:
     floor = layer.eps * float(S[0])
     room = min(layer.classes - 1, len(S) - 1)
+    if layer.deviation:
+        return _rank_under_noise(layer, S, room)
     drops = S[:room] / S[1 : room + 1].clamp_min(0.1 * floor)
     rank = int(drops.argmax()) + 1 if room else 0
     if layer.examples is not None and layer.examples <= room and float(drops[layer.examples - 1]) > 4:
@@ -78,11 +98,20 @@ def read_pencil(layer: LastLayer, *, reach: float) -> Pencil | str:
         return f"The last layer's gradient has full rank {rank}: the batch has {rank} examples or more."
     if layer.examples is not None and rank > layer.examples:
         return f"The last layer's gradient has rank {rank}, above {layer.examples} examples: several steps, or noise."
-    if rank > reach * layer.classes:
-        return f"The last layer's gradient has rank {rank} of {layer.classes} classes: too many examples to tell apart."
-    V = Vh[:rank].T
-    B = torch.cat([layer.W, layer.b[:, None]], 1).cpu() @ V
-    return Pencil(U=U[:, :rank], S=S[:rank], V=V, B=B, floor=max(float(S[rank]), 0.3 * floor))
+    return rank
+
+
+def _rank_under_noise(layer: LastLayer, S: Tensor, room: int) -> int | str:
+    """The batch size, if the noise's largest singular value stays below the batch's smallest."""
+    columns = layer.W.shape[1] + int(layer.has_bias)
+    noise = layer.deviation * (layer.classes**0.5 + columns**0.5)  # what a Gaussian matrix has
+    examples = layer.examples or 0
+    if not 0 < examples <= room:
+        return f"{examples} examples exceed the rank {room} that the last layer's gradient can have."
+    seen = int((S[:examples] > _ABOVE_NOISE * noise).sum())
+    if seen < examples:
+        return f"The noise ({layer.deviation:.2g} on each entry) leaves {seen} of {examples} examples above it."
+    return examples
 
 
 def _taken(
@@ -123,13 +152,18 @@ def _starts(
 ) -> tuple[Tensor, Tensor]:
     """``(classes [s], a [s, r])``: what each class's row of the remainder says its embedding is."""
     rows = remainder(pencil, terms, examples) if len(terms) else pencil.U * pencil.S
-    share = rows @ pencil.V[-1]  # [C]
+    share = _shares(pencil, rows)
     order = share.argsort()
     present = int((share < -1e-9 * share.abs().max()).sum())
     if random or not present:
         present = min(len(order), max(present, 2 * (pencil.rank - len(terms)) + 4))
     classes = order[:present]
-    a = rows[classes] / torch.where(share[classes].abs() > 1e-12, share[classes], 1e-12)[:, None]
+    if pencil.one is not None:
+        a = rows[classes] / torch.where(share[classes].abs() > 1e-12, share[classes], 1e-12)[:, None]
+    else:
+        sizes = max(examples, pencil.rank) * torch.tensor(_SIZES, dtype=rows.dtype)
+        a = (-sizes[:, None, None] * rows[classes]).flatten(0, 1)
+        classes, present = classes.repeat(len(_SIZES)), present * len(_SIZES)
     if not random:
         return classes, a
     copies = max(1, random // present)
@@ -138,3 +172,11 @@ def _starts(
     noise = torch.randn(shape, generator=generator, device=device, dtype=a.dtype)
     noise *= torch.rand((len(noise), 1), generator=generator, device=device, dtype=a.dtype)
     return classes.repeat(copies), a.repeat(copies, 1) + noise.cpu() * spread
+
+
+def _shares(pencil: Pencil, rows: Tensor) -> Tensor:
+    """``[C]``: the bias gradient; without bias what most resembles it, most negative where a class is there."""
+    if pencil.one is not None:
+        return rows @ pencil.one
+    share: Tensor = rows @ torch.linalg.svd(rows, full_matrices=False).Vh[0]
+    return share if float(share.min()) < -float(share.max()) else -share

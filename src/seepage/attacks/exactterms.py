@@ -2,7 +2,7 @@
 
 With the bias appended, ``G [C, m+1] = (1/K) sum_k d_k e_k^T`` has rank K. Letters: ``U [C, r]``, ``S [r]``,
 ``V [m+1, r]`` its SVD; ``e = V a`` an embedding with last entry 1; ``d = softmax(B a) - onehot(c)`` with
-``B = [W b] V [C, r]``.
+``B = [W b] V [C, r]``. Without bias G is ``gW [C, m]``, and no entry of ``e`` is known.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ class Pencil:
     Args:
         U: ``[C, r]``.
         S: ``[r]``.
-        V: ``[m+1, r]``.
+        V: ``[m+1, r]``; ``[m, r]`` for a layer without bias.
         B: ``[C, r]``, logits of a coordinate.
+        one: ``[r]``, the row of V whose entry of each embedding is 1; ``None`` without bias.
         floor: the singular value that noise has, where the signal ends.
     """
 
@@ -30,6 +31,15 @@ class Pencil:
     V: Tensor
     B: Tensor
     floor: float
+    one: Tensor | None
+
+    @property
+    def free(self) -> Tensor:
+        """``[r, q]``: an orthonormal basis of what may change in an embedding's coordinates."""
+        if self.one is None:
+            return torch.eye(self.rank, dtype=self.S.dtype)
+        basis: Tensor = torch.linalg.qr(self.one[:, None], mode="complete").Q[:, 1:]
+        return basis
 
     @property
     def rank(self) -> int:
@@ -92,7 +102,7 @@ def remainder(pencil: Pencil, terms: Terms, examples: float) -> Tensor:
 
 
 def unmixed(pencil: Pencil, terms: Terms, examples: float) -> Space:
-    """Where the other examples must lie: ``k = r - f``, ``q = r - f - 1``.
+    """Where the other examples must lie: ``k = r - f``, ``q = r - f - 1`` (``r - f`` without bias).
 
     Each term subtracted takes one dimension from both spaces (Wedderburn), so the search is the better posed the more
     terms are found. Subtracting costs no precision once they were refined together.
@@ -100,7 +110,9 @@ def unmixed(pencil: Pencil, terms: Terms, examples: float) -> Space:
     free = pencil.rank - len(terms)
     left, _, right = torch.linalg.svd(remainder(pencil, terms, max(examples, 1.0)), full_matrices=False)
     Q = right[:free].T
-    last = (pencil.V[-1] @ Q)[:, None]  # the entry that must be 1, in the coordinates of Q
+    if pencil.one is None:
+        return Space(U=left[:, :free], a0=torch.zeros_like(pencil.S), N=Q)
+    last = (pencil.one @ Q)[:, None]  # the entry that must be 1, in the coordinates of Q
     N = Q @ torch.linalg.qr(last, mode="complete").Q[:, 1:]
     return Space(U=left[:, :free], a0=Q @ last[:, 0] / last.square().sum(), N=N)
 
@@ -126,9 +138,9 @@ def refine(pencil: Pencil, terms: Terms, examples: float, steps: int = 10, most:
     spaces are only as good as those spaces, which float32 blurs where examples are weak; together they reach the floor.
     Returned unchanged beyond `most` unknowns.
     """
-    if not 0 < len(terms) * (pencil.rank - 1) <= most:
+    N = pencil.free
+    if not 0 < len(terms) * N.shape[1] <= most:
         return terms
-    N = torch.linalg.qr(pencil.V[-1:].T, mode="complete").Q[:, 1:]
     damping, beyond = 1e-9, excess(pencil, terms, examples)
     for _ in range(steps):
         if beyond < 2 * pencil.floor:

@@ -1,13 +1,14 @@
 """GIT (arXiv 2505.20026): an attack network with the wiring of the audited one, walked from the loss to the input."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from seepage.attacks.blueprint import Blueprint, GradientLayer
+from seepage.attacks.embeddingmap import EmbeddingMap, Pair
 from seepage.attacks.gradientfeatures import LayerFeatures, divided
 from seepage.networks.layers import Activation
 
@@ -17,25 +18,31 @@ __all__ = ["CoarseGIT", "ExactGIT"]
 class CoarseGIT(nn.Module):
     """Each step a learned module: ``state_l = module_l(features of layer l's gradient, state_{l+1})``.
 
-    Where the first layer is linear with bias and reads the input, its ``gW^T gb / |gb|^2`` is added through a learned
-    gate. Images get a small convolutional correction at the end.
+    Begins with :class:`~seepage.attacks.embeddingmap.EmbeddingMap` where the last layer allows it; the modules learn the
+    correction. Where the first layer is linear with bias and reads the input, its ``gW^T gb / |gb|^2`` is added through
+    a learned gate. Images get a small convolutional correction at the end.
 
     Reference:
-        Gradient Inversion Transcript, arXiv 2505.20026, Coarse-GIT; the step's features are ours.
+        Gradient Inversion Transcript, arXiv 2505.20026, Coarse-GIT; the step's features and the map are ours.
     """
 
     def __init__(self, blueprint: Blueprint) -> None:
         super().__init__()
         self.blueprint = blueprint
         b, shape, width = blueprint.examples, blueprint.input_shape, blueprint.width
+        self.map = EmbeddingMap(blueprint) if EmbeddingMap.fits(blueprint) else None
         backwards = list(enumerate(blueprint.layers))[::-1]
         self.features = nn.ModuleList(
             LayerFeatures(layer, buckets=blueprint.buckets, seed=blueprint.hash_seed + 3 * place)
             for place, layer in backwards
         )
         sizes = [each.outputs for each in self.features if isinstance(each, LayerFeatures)]
-        self.steps = nn.ModuleList(_step(size + (width if at else 0), width) for at, size in enumerate(sizes))
+        known = [b * self.map.outputs if self.map is not None else 0] + [width] * (len(sizes) - 1)
+        self.steps = nn.ModuleList(_step(size + more, width) for size, more in zip(sizes, known, strict=True))
         self.head = nn.Linear(width, b * math.prod(shape))
+        if self.map is not None:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
         first = blueprint.layers[0]
         self.direct = first.linear and first.reads_input and first.bias is not None
         self.gate = nn.Parameter(torch.full((b, 1), 0.5)) if self.direct else None
@@ -44,10 +51,16 @@ class CoarseGIT(nn.Module):
     def forward(self, gradients: Mapping[str, Tensor]) -> Tensor:
         """``[k, b, *shape]`` from gradients ``[k, *shape]`` by name."""
         state: Tensor | None = None
+        mapped: Tensor | None = None
+        if self.map is not None:
+            mapped, embeddings = self.map(gradients)
+            state = embeddings.flatten(1)
         for features, step in zip(self.features, self.steps, strict=True):
             seen = features(gradients)
             state = step(seen if state is None else torch.cat([seen, state], dim=1))
         inputs = self.head(state).reshape(-1, self.blueprint.examples, math.prod(self.blueprint.input_shape))
+        if mapped is not None:
+            inputs = inputs + mapped.flatten(2)
         if self.gate is not None:
             first = self.blueprint.layers[0]
             known = divided(gradients[first.weight], gradients[str(first.bias)])
@@ -57,6 +70,12 @@ class CoarseGIT(nn.Module):
             inputs = inputs + self.tail(inputs)
         found: Tensor = inputs.reshape(-1, self.blueprint.examples, *self.blueprint.input_shape)
         return found
+
+    def fit(self, training: Iterable[Pair], held_out: Iterable[Pair]) -> None:
+        """Everything that needs no training: the map from embeddings to inputs."""
+        if self.map is not None:
+            with torch.no_grad():
+                self.map.fit(training, held_out)
 
 
 class ExactGIT(nn.Module):

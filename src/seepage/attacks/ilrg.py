@@ -48,9 +48,18 @@ class ILRG(LabelAttack):
         """``[C]``: the solution of the system."""
         layer, examples = question.layer, question.examples
         gb, classes = layer.gb[:, None], layer.classes
-        embeddings = layer.gW / torch.where(gb == 0, 1e-10, gb)  # [C, m]; the reference's exponents end at 10, too
-        P = torch.softmax(self.alpha * (embeddings @ layer.W.T + layer.b), 1)  # [C, C]
+        embeddings = layer.gW / torch.where(gb == 0, 1e-10, gb)  # [C, m]
+        embeddings = embeddings.clamp(-1e10, 1e10)  # the reference's exponents end at 10, too
+        P = layer.probabilities(embeddings, sharpness=self.alpha)  # [C, C]
         A = torch.cat([P.new_ones(1, classes), P.T - torch.eye(classes, dtype=P.dtype, device=P.device)])
         v = torch.cat([layer.gb.new_tensor([examples]), examples * layer.gb])
-        solution: Tensor = torch.linalg.lstsq(A.cpu(), v[:, None].cpu(), driver="gelsd").solution
-        return solution[:, 0].to(v.device)
+        return _least_norm(A.cpu(), v.cpu()).to(v.device)
+
+
+def _least_norm(A: Tensor, v: Tensor) -> Tensor:
+    """The least-squares solution of least norm."""
+    try:
+        solution: Tensor = torch.linalg.lstsq(A, v[:, None], driver="gelsd").solution
+    except RuntimeError:  # divide and conquer may not end where the singular values are nearly equal
+        solution = torch.linalg.lstsq(A, v[:, None], driver="gelsy").solution
+    return solution[:, 0]

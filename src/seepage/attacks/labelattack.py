@@ -5,11 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seepage.attacks.biasless import with_bias_gradient
+from seepage.attacks.embeddings import noise_inputs
 from seepage.attacks.labelcounts import estimate
 from seepage.attacks.labels import LastLayer, batch_size, label_obstacles, silent, usable
 from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
 
 __all__ = ["LabelAttack", "Question"]
+
+_TYPICAL = 64  # noise inputs whose embeddings' size is averaged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,7 @@ class LabelAttack:
         raise NotImplementedError
 
     def obstacles(self, observation: Observation) -> list[Obstacle]:
-        """A last layer with a bias, and the batch size, unless a method says otherwise."""
+        """A last layer whose bias gradient is there or can be estimated, and the batch size, unless it differs."""
         return label_obstacles(observation)
 
     def __call__(
@@ -59,12 +63,25 @@ class LabelAttack:
             InputError: there are obstacles.
         """
         layer = usable(observation)
+        if self.divides_by_bias and not layer.has_bias and layer.gW.any():
+            typical = self.typical_inputs(observation, generator)
+            layer = with_bias_gradient(layer, observation.latest.network, typical)
         question = Question(layer=layer, observation=observation, generator=generator, progress=progress)
         return silent(layer, self.name) or self.restored(question)
 
+    @property
+    def divides_by_bias(self) -> bool:
+        """Whether the method reads ``gb``, which is estimated where the layer has no bias."""
+        return True
+
+    def typical_inputs(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """``[N, *shape]``: inputs whose embeddings show the size of the client's; noise."""
+        return noise_inputs(observation, _TYPICAL, generator)
+
     def restored(self, question: Question) -> Reconstruction:
         """The counts rounded, with what their distance from integers says of the error."""
-        return estimate(self.counts(question), question.examples, method=self.name)
+        spread = question.examples * question.layer.deviation
+        return estimate(self.counts(question), question.examples, method=self.name, deviation=spread)
 
     def counts(self, question: Question) -> Tensor:
         """``[C]`` real numbers, before rounding."""

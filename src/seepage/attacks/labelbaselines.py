@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.labelattack import LabelAttack, Question
-from seepage.attacks.labelcounts import round_counts, to_labels
+from seepage.attacks.labelcounts import among_present, round_counts, to_labels
 from seepage.types import Reconstruction
 
-__all__ = ["IDLG", "AllZeros", "EvenCounts", "SignRule", "UniformProbabilities"]
+__all__ = ["IDLG", "AllZeros", "EvenCounts", "PresentClasses", "SignRule", "UniformProbabilities"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,25 @@ class UniformProbabilities(_Baseline):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PresentClasses(_Baseline):
+    """:class:`UniformProbabilities`, on the classes alone whose row of ``gW`` has a negative entry, at least one each.
+
+    Where embeddings come out of a ReLU such an entry proves the class; elsewhere it is uniform again.
+    """
+
+    @property
+    def name(self) -> str:
+        """``present-classes``."""
+        return "present-classes"
+
+    def counts(self, question: Question) -> Tensor:
+        """On the simplex of those classes, largest remainders."""
+        examples, layer = question.examples, question.layer
+        uniform = examples * (1 / layer.classes - layer.gb)
+        return round_counts(among_present(uniform, layer.present, examples), examples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IDLG(_Baseline):
     """One of each class whose row of ``gW`` has a negative sum (Zhao, Mopuri, Bilen 2020, extended to batches)."""
 
@@ -73,6 +92,11 @@ class IDLG(_Baseline):
     def name(self) -> str:
         """``idlg-labels``: ``idlg`` is the gradient matching that starts from them."""
         return "idlg-labels"
+
+    @property
+    def divides_by_bias(self) -> bool:
+        """It reads the weights alone."""
+        return False
 
     def counts(self, question: Question) -> Tensor:
         """0 or 1 each."""
@@ -87,6 +111,11 @@ class SignRule(_Baseline):
     def name(self) -> str:
         """``sign-rule``."""
         return "sign-rule"
+
+    @property
+    def divides_by_bias(self) -> bool:
+        """It reads the weights alone."""
+        return False
 
     def counts(self, question: Question) -> Tensor:
         """0 or 1 each; right for embeddings that are never negative and batches without repeats."""

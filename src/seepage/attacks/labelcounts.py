@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seepage.types import Outcome, Reconstruction
 
-__all__ = ["counts_to_labels", "estimate", "on_simplex", "round_counts", "to_labels"]
+__all__ = ["among_present", "counts_to_labels", "estimate", "on_simplex", "round_counts", "to_labels"]
 
 
 def counts_to_labels(counts: Tensor) -> Tensor:
@@ -34,23 +34,41 @@ def round_counts(counts: Tensor, examples: int) -> Tensor:
     return whole.to(torch.int64)
 
 
+def among_present(counts: Tensor, present: Tensor, examples: int) -> Tensor:
+    """``[C]`` real: the counts moved onto the classes that are there, at least one each.
+
+    Args:
+        counts: ``[C]``.
+        present: ``[C]`` bool; counts are returned as they are if it holds no class, or more than there are examples.
+        examples: what they add up to.
+    """
+    there = int(present.sum())
+    if not 0 < there <= examples:
+        return counts
+    moved = torch.zeros_like(counts)
+    moved[present] = 1.0 + on_simplex(counts[present] - 1.0, examples - there)
+    return moved
+
+
 def estimate(
     counts: Tensor,
     examples: int,
     *,
     method: str,
     confidence: str = "estimated",
+    deviation: float = 0.0,
     stats: Mapping[str, float] | None = None,
 ) -> Reconstruction:
     """Real-valued counts ``[C]`` rounded, with what their distance from integers says of the error.
 
     True counts are integers. Where those above a quarter lie ``s`` (root mean square) from the next integer, an error
     of that size has been made on every class, and a class goes wrong with probability ``erfc(0.5 / (s sqrt 2))``; above
-    0.22 they are as good as uniform, and the labels are called a guess, without an expected error.
+    0.22 they are as good as uniform, and the labels are called a guess, without an expected error. Noise that is known
+    to move each count by more than that ``s`` (``deviation``) stands in for it.
     """
     projected = on_simplex(counts, examples)
     shown = projected[projected > 0.25]
-    spread = float((shown - shown.round()).square().mean().sqrt())
+    spread = max(float((shown - shown.round()).square().mean().sqrt()), deviation)
     wrong = math.erfc(0.5 / (math.sqrt(2) * max(spread, 1e-9))) * len(shown) / (2 * examples)
     sure = "guess" if spread > 0.22 else confidence
     return to_labels(
@@ -60,6 +78,7 @@ def estimate(
         stats={
             **({} if sure == "guess" else {"expected_error": min(1.0, wrong)}),
             "rounding_distance": spread,
+            **({"noise_on_counts": deviation} if deviation else {}),
             **(stats or {}),
         },
     )

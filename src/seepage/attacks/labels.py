@@ -1,13 +1,21 @@
 """What the last layer says of labels, and what keeps a label attack from reading it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from seepage.errors import InputError
 from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
-from seepage.types import Observation, Obstacle, Outcome, Reconstruction
+from seepage.types import (
+    LocalTraining,
+    NoisyRule,
+    Observation,
+    Obstacle,
+    Outcome,
+    Reconstruction,
+    Traces,
+)
 
 __all__ = [
     "LastLayer",
@@ -33,6 +41,8 @@ class LastLayer:
         examples: the batch size, ``None`` if the server does not know it.
         rectified: whether the embeddings are outputs of a ReLU (never negative, often zero).
         eps: rounding unit of the dtype in which the client computed.
+        after: ``(W, b)`` where several local steps ended, ``None`` if the client sent one gradient.
+        deviation: standard deviation of the noise on every entry of ``gW`` and ``gb``; 0 if there is none known.
     """
 
     name: str
@@ -44,16 +54,38 @@ class LastLayer:
     examples: int | None
     rectified: bool
     eps: float
+    after: tuple[Tensor, Tensor] | None = None
+    deviation: float = 0.0
 
     @property
     def classes(self) -> int:
         """How many classes there are."""
         return len(self.W)
 
-    def probabilities(self, embeddings: Tensor) -> Tensor:
-        """``[..., C]`` softmax of the logits of ``[..., m]``."""
-        return torch.softmax(embeddings @ self.W.T + self.b, -1)
+    @property
+    def present(self) -> Tensor:
+        """``[C]`` bool: classes whose row of ``gW`` has a negative entry: only their own examples bring one.
 
+        All of them where embeddings may be negative, or noise was added. Without one a class is mostly absent.
+        """
+        if not self.rectified or self.deviation:
+            return torch.ones_like(self.gb, dtype=torch.bool)
+        return self.gW.amin(1) < -8 * self.eps * self.gW.abs().max()
+
+    def probabilities(self, embeddings: Tensor, *, sharpness: float = 1.0) -> Tensor:
+        """``[..., C]`` softmax of ``sharpness`` times the logits of ``[..., m]``.
+
+        Of a client that took several steps: the mean over states on the line from where it began to where it ended.
+        """
+        start = embeddings @ self.W.T + self.b
+        if self.after is None:
+            return torch.softmax(sharpness * start, -1)
+        end = embeddings @ self.after[0].T + self.after[1]
+        shares = torch.linspace(0, 1, _STATES).tolist()
+        return torch.stack([torch.softmax(sharpness * torch.lerp(start, end, share), -1) for share in shares]).mean(0)
+
+
+_STATES = 11  # on the line between two states, both ends included
 
 _UNKNOWN = (
     "is unknown to the server; `exact-labels` restores it if the rank allows, or grant it (`--knows batch-size`)."
@@ -74,19 +106,27 @@ def last_layer(observation: Observation) -> LastLayer | Obstacle:
     if refusal_ is not None:
         return Obstacle(where=f"layer {layer.name}", reason=refusal_)
     parameters = dict(latest.network.named_parameters())
-    gW, bias = latest.update[layer.weight], layer.bias
+    gW, bias, rule = latest.update[layer.weight], layer.bias, observation.rule
+    examples = latest.batch_size if latest.labels is None else len(latest.labels)
+    deviation = rule.deviation(batch_size=examples) if isinstance(rule, NoisyRule) else 0.0
     none = torch.zeros(len(gW), dtype=torch.float64, device=gW.device)
-    return LastLayer(
+    read = LastLayer(
         name=layer.name,
         W=parameters[layer.weight].detach().double(),
         b=none if bias is None else parameters[bias].detach().double(),
         gW=gW.double(),
         gb=none if bias is None else latest.update[bias].double(),
         has_bias=bias is not None,
-        examples=latest.batch_size if latest.labels is None else len(latest.labels),
+        examples=examples,
         rectified=len(layers) > 1 and layers[-2].activation is Activation.RELU,
         eps=torch.finfo(gW.dtype).eps,
+        deviation=deviation or 0.0,
     )
+    if rule is None or rule.is_gradient or not isinstance(rule, LocalTraining):
+        return read
+    W = rule.ended(read.W, read.gW, batch_size=latest.batch_size)
+    b = rule.ended(read.b, read.gb, batch_size=latest.batch_size)
+    return read if W is None or b is None else replace(read, after=(W, b))
 
 
 def _misfit(layer: AffineLayer, observation: Observation) -> str | None:
@@ -108,7 +148,7 @@ def label_obstacles(
 
     Args:
         observation: what the server has.
-        bias: whether the attack needs the last layer's bias.
+        bias: whether the attack reads the bias gradient, which is estimated from the inputs of a layer without bias.
         examples: whether it needs the batch size.
         gradient: whether it needs the gradient of one batch, not the sum of several steps or clipped ones.
     """
@@ -118,18 +158,18 @@ def label_obstacles(
     found = []
     if observation.latest.labels is not None:
         found.append(Obstacle(where="labels", reason="are known to the server already: there is nothing to restore."))
-    if bias and not layer.has_bias:
-        found.append(
-            Obstacle(where=f"layer {layer.name}", reason="has no bias, whose gradient this method divides by.")
-        )
+    if bias and not layer.has_bias and layer.name not in dict(observation.latest.network.named_modules()):
+        reason = "has no bias and is no module of its own: the size of its inputs cannot be read."
+        found.append(Obstacle(where=f"layer {layer.name}", reason=reason))
     if examples and layer.examples is None:
         found.append(Obstacle(where="batch_size", reason=_UNKNOWN))
-    if gradient and observation.rule is not None and not observation.rule.is_gradient:
-        found.append(
-            Obstacle(
-                where=f"rule {observation.rule.name}", reason="sends more than one batch's gradient in one update."
-            )
-        )
+    rule = observation.rule
+    if rule is None:
+        return found
+    if gradient and not rule.is_gradient:
+        found.append(Obstacle(where=f"rule {rule.name}", reason="sends more than one batch's gradient in one update."))
+    elif layer.after is not None and rule.traces is Traces.NONE:
+        found.append(Obstacle(where=f"rule {rule.name}", reason="sends no sum of gradients: their sizes are lost."))
     return found
 
 

@@ -5,20 +5,30 @@ from dataclasses import dataclass, field
 import torch
 
 from seepage.attacks.auxiliary import AuxiliaryData, probabilities_of
+from seepage.attacks.classmeans import ClassMeans
+from seepage.attacks.embeddings import noise_inputs
 from seepage.attacks.exactlabels import ExactLabels
 from seepage.attacks.exactsearch import read_pencil
-from seepage.attacks.labelbaselines import UniformProbabilities
+from seepage.attacks.labelbaselines import PresentClasses
 from seepage.attacks.labels import label_obstacles, usable
-from seepage.attacks.noiseprior import noise_inputs
+from seepage.attacks.labelsbetween import network_after
+from seepage.attacks.noiseprior import NoisePrior
 from seepage.attacks.pooled import PooledEmbedding
-from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["RestoreLabels"]
+
+_CHANCE = 12**-0.5  # root mean square distance from integers of numbers that have nothing to do with them
+_CHANCE_SPREAD = 0.26  # two deviations of it, times the root of how many numbers there are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreLabels:
-    """Exact if the rank allows, then auxiliary data, then pooled if the network looks untrained, else a guess.
+    """Exact if the rank allows, then auxiliary data, then estimates if the network looks untrained, else a guess.
+
+    Estimates are those of the pooled embedding, unless its counts lie far from integers, as true ones do not: then the
+    class means, or the noise prior where these do not apply, take its place, if theirs lie nearer or those of the
+    pooled embedding lie as far as chance has it.
 
     ``stats`` say which (``method``) and how sure (``confidence``: certified, estimated or guess; ``expected_error``).
 
@@ -26,12 +36,15 @@ class RestoreLabels:
         exact: the first attempt.
         auxiliary: data like the client's, ``None`` if there are none.
         noises: noise inputs that show whether the network is trained.
-        untrained: it counts as untrained while no class's mean probability on them exceeds so many times ``1/C``.
+        near: root mean square distance from integers below which the pooled embedding's counts are taken.
+        untrained: it counts as untrained while no class's mean probability on them exceeds so many times ``1/C``, in
+            all states known.
     """
 
     exact: ExactLabels = field(default_factory=ExactLabels)
     auxiliary: AuxiliaryData | None = None
     noises: int = 32
+    near: float = 0.05
     untrained: float = 3.0
 
     @property
@@ -55,7 +68,7 @@ class RestoreLabels:
         tried = None
         if not self.exact.obstacles(observation):
             tried = self.exact(observation, generator=generator, progress=progress)
-            if 2 * int(tried.certified.sum()) > len(tried.certified):
+            if 2 * int(tried.certified.sum()) > len(tried.certified) or _found_under_noise(tried, observation):
                 return tried
         if usable(observation).examples is None:
             because = "" if tried is None else f" {tried.reason}"
@@ -67,10 +80,21 @@ class RestoreLabels:
         if self.auxiliary is not None:
             return self.auxiliary(observation, generator=generator, progress=progress)
         if self._looks_untrained(observation, generator):
-            return PooledEmbedding()(observation, generator=generator, progress=progress)
+            return self._estimated(observation, generator, progress)
         if tried is not None and tried.labels is not None and 2 * int(tried.stats["found"]) > len(tried.labels):
             return tried
-        return UniformProbabilities()(observation, generator=generator, progress=progress)
+        return PresentClasses()(observation, generator=generator, progress=progress)
+
+    def _estimated(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Reconstruction:
+        first = PooledEmbedding()(observation, generator=generator, progress=progress)
+        if float(first.stats.get("rounding_distance", 0.0)) < self.near:
+            return first
+        second: Attack = ClassMeans() if not ClassMeans().obstacles(observation) else NoisePrior()
+        if second.obstacles(observation):
+            return first
+        other = second(observation, generator=generator, progress=progress)
+        near, far = (float(one.stats.get("rounding_distance", 1.0)) for one in (first, other))
+        return first if near < min(far, _CHANCE - _CHANCE_SPREAD / observation.classes**0.5) else other
 
     def _obstacles_of_unknown_size(self, observation: Observation) -> list[Obstacle]:
         """Silence where only the batch size is missing would be taken for protection."""
@@ -85,5 +109,12 @@ class RestoreLabels:
 
     def _looks_untrained(self, observation: Observation, generator: torch.Generator) -> bool:
         noise = noise_inputs(observation, self.noises, generator)
-        p = probabilities_of(observation.latest.network, noise)
-        return float(p.mean(0).max()) < self.untrained / observation.classes
+        states = [observation.latest.network, network_after(observation)]
+        p = [probabilities_of(state, noise).mean(0) for state in states if state is not None]
+        return max(float(one.max()) for one in p) < self.untrained / observation.classes
+
+
+def _found_under_noise(tried: Reconstruction, observation: Observation) -> bool:
+    """Whether every example was found where noise, or clipping, keeps any from being certified."""
+    whole = tried.labels is not None and tried.stats["found"] == len(tried.labels)
+    return whole and observation.rule is not None and not observation.rule.is_gradient

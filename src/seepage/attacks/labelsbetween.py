@@ -1,16 +1,18 @@
 """Labels of a client that took several local steps, from the two states between which it moved."""
 
+import copy
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seepage.attacks.labelcounts import estimate
-from seepage.attacks.labels import LastLayer, silent, usable
+from seepage.attacks.labels import silent, usable
+from seepage.attacks.pooled import pooled_probabilities
 from seepage.errors import InputError
-from seepage.types import GradientUpdate, Observation, Reconstruction, Round
+from seepage.types import GradientUpdate, LocalTraining, Observation, Reconstruction, Round
 
-__all__ = ["counts_between", "restore_between"]
+__all__ = ["network_after", "restore_between"]
 
 
 def restore_between(
@@ -21,9 +23,10 @@ def restore_between(
     classes: int,
     examples: int,
     travelled: float,
-    points: int = 11,
 ) -> Reconstruction:
     """Estimated labels of all examples that a FedAvg client holds; it visits each equally often, by plain SGD.
+
+    For who has the two states alone; where an observation names its rule, every label attack does the same by itself.
 
     For networks near their initial state, as :class:`PooledEmbedding`. Where the probabilities turn on the way (large
     steps, many epochs) the estimate is poor; its expected error does not know of it.
@@ -35,16 +38,12 @@ def restore_between(
         classes: how many there are.
         examples: the client's examples.
         travelled: learning rate times the number of local steps.
-        points: states along the line at which the probabilities are averaged, both ends included.
 
     Raises:
         InputError: the states differ in their parameters, there is no last layer to read, or a number is out of range.
     """
-    if not travelled > 0 or examples < 1 or points < 2:
-        raise InputError(
-            f"`travelled` should be positive, `examples` at least 1 and `points` at least 2; "
-            f"found {travelled}, {examples} and {points}."
-        )
+    if not travelled > 0 or examples < 1:
+        raise InputError(f"`travelled` should be positive and `examples` at least 1; found {travelled} and {examples}.")
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
     if {name: value.shape for name, value in old.items()} != {name: value.shape for name, value in new.items()}:
         raise InputError("`after` should have the parameters of `before`; found others, or other shapes.")
@@ -56,21 +55,23 @@ def restore_between(
     if not layer.has_bias:
         raise InputError(f"`before` should end in a layer with a bias; found {layer.name} without.")
     failed = silent(layer, "between")
-    return failed or estimate(counts_between(layer, travelled, points=points), examples, method="between")
+    if failed is not None:
+        return failed
+    layer = replace(layer, after=(layer.W - travelled * layer.gW, layer.b - travelled * layer.gb))
+    return estimate(examples * (pooled_probabilities(layer) - layer.gb), examples, method="between")
 
 
-def counts_between(layer: LastLayer, travelled: float, *, points: int = 11) -> Tensor:
-    """``[C]``: ``n = K (p - gb)`` with ``p`` at the pooled embedding, averaged along the line between the states.
-
-    Args:
-        layer: at the state sent out, with the mean gradient of all steps and the number of examples.
-        travelled: learning rate times steps: how far the state went along that gradient.
-        points: states at which the probabilities are averaged.
-    """
-    if layer.examples is None:
-        raise InputError("`layer` should know the number of examples; found None.")
-    mu = layer.gW.T @ layer.gb / layer.gb.square().sum()
-    p = torch.zeros_like(layer.gb)
-    for share in torch.linspace(0, travelled, points).tolist():
-        p += replace(layer, W=layer.W - share * layer.gW, b=layer.b - share * layer.gb).probabilities(mu) / points
-    return layer.examples * (p - layer.gb)
+def network_after(observation: Observation) -> nn.Module | None:
+    """A copy of the latest round's network where the client's steps ended; ``None`` if it did not move."""
+    latest, rule = observation.latest, observation.rule
+    if rule is None or rule.is_gradient or not isinstance(rule, LocalTraining):
+        return None
+    moved = copy.deepcopy(latest.network)
+    with torch.no_grad():
+        for name, parameter in moved.named_parameters():
+            if name in latest.update:
+                end = rule.ended(parameter, latest.update[name], batch_size=latest.batch_size)
+                if end is None:
+                    return None
+                parameter.copy_(end)
+    return moved

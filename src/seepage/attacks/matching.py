@@ -37,7 +37,8 @@ class GradientMatching:
         distance: of gradients.
         optimizer: the walk, with the iterations of one start.
         priors: added to the distance, weighted by the step's decay, so that they guide at first and bias nothing at
-            the end.
+            the end. From another attack's reconstruction they are weighted by its distance too: near a good start a
+            prior of full weight would lead away.
         labels: restores what the observation does not hold; ``None``: labels are walked along as probabilities.
         start: another attack whose reconstruction is the first start, such as GIT; further starts are noise.
         starts: how many at most. Walked at once where the optimizer can, else until one matches.
@@ -143,13 +144,18 @@ class _Walk:
         step = optimizer.begin(variables)
         taken, mark, marked, least = 0, 0, math.inf, math.inf
         weight = 1.0
+        scale: Tensor | None = None  # of the distances [s] at the start
 
         def closure() -> Tensor:
-            nonlocal least
+            nonlocal least, scale
             labels = start.labels if logits is None else logits.softmax(-1)
             distance, prior = self.objective(inputs, labels)
             least = min(least, self._keep(distance.detach(), inputs, labels))
-            total = (distance + weight * prior).sum()
+            if scale is None:
+                scale = torch.ones_like(distance.detach())
+                if start.given:
+                    scale[0] = distance.detach()[0].nan_to_num(nan=1.0).clamp(max=1.0)
+            total = (distance + weight * scale * prior).sum()
             found = torch.autograd.grad(total, variables)
             for variable, gradient in zip(variables, found, strict=True):
                 variable.grad = gradient.nan_to_num()
@@ -205,7 +211,9 @@ class _Walk:
             "starts": self.attack.starts,
             **unknowns.stats,
         }
-        if self.inputs is None or self.labels is None or not self.least < self.first:
+        # Another attack's reconstruction may be as near as one can get: then it is the result.
+        nearer = self.least < self.first or self.attack.start is not None
+        if self.inputs is None or self.labels is None or not nearer:
             reason = (
                 "The descent diverged: " if self.inputs is None else "No start came nearer to the update than it was: "
             )

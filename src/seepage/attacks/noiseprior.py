@@ -1,17 +1,16 @@
 """NoisePrior: the pooled embedding, weighted by class and drawn towards what noise inputs say embeddings are like."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from seepage.attacks.embeddings import embeddings_at, noise_inputs
 from seepage.attacks.labelattack import LabelAttack, Question
 from seepage.attacks.labels import usable
-from seepage.errors import InputError
 from seepage.types import Observation, Obstacle
 
-__all__ = ["NoisePrior", "noise_inputs"]
+__all__ = ["NoisePrior"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,7 @@ class NoisePrior(LabelAttack):
         dark = torch.zeros_like(inputs[0]) if observation.bounds is None else observation.bounds[0].to(inputs)
         pooled = layer.gW.T @ layer.gb / layer.gb.square().sum()
         clouds = [
-            _embeddings(observation.latest.network, layer.name, dark + share * (inputs - dark)).to(layer.W)
+            embeddings_at(observation.latest.network, layer.name, dark + share * (inputs - dark)).to(layer.W)
             for share in self.strengths
         ]
         cloud = min(clouds, key=lambda one: float((one.mean(0) - pooled).norm()))  # [N, m]
@@ -71,25 +70,3 @@ class NoisePrior(LabelAttack):
             mu = mu / (1 / self.shift + (weight * layer.gb.square()).sum())
             p = layer.probabilities(cloud - start + mu).mean(0)
         return examples * (p - layer.gb)
-
-
-def noise_inputs(observation: Observation, count: int, generator: torch.Generator) -> Tensor:
-    """``[count, *input_shape]``: uniform in the observation's bounds, standard normal if it has none."""
-    shape, device = (count, *observation.input_shape), generator.device
-    if observation.bounds is None:
-        return torch.randn(shape, generator=generator, device=device)
-    noise = torch.rand(shape, generator=generator, device=device)
-    low, high = (bound.to(noise) for bound in observation.bounds)
-    return low + (high - low) * noise
-
-
-def _embeddings(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:
-    """What enters the module called ``layer`` of a copy in evaluation mode."""
-    judge = copy.deepcopy(network).eval()
-    seen: list[Tensor] = []
-    judge.get_submodule(layer).register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].detach()))
-    with torch.no_grad():
-        judge(inputs.to(next(judge.parameters())))
-    if len(seen) != 1 or seen[0].ndim != 2:
-        raise InputError(f"`{layer}` should be called once, with one row an example; found {len(seen)} calls.")
-    return seen[0]

@@ -112,9 +112,9 @@ def _output(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _distance(update: Mapping[str, Tensor], gradient: Mapping[str, Tensor]) -> float:
-    # One copy at a time: of a layer that reads large images each takes gigabytes.
-    gap = sum(float((update[name] - value).norm()) ** 2 for name, value in gradient.items())
+    """Relative; writes over ``gradient``, which may fill gigabytes."""
     size = sum(float(update[name].norm()) ** 2 for name in gradient)
+    gap = sum(float(value.sub_(update[name]).norm()) ** 2 for name, value in gradient.items())
     return float((gap / size) ** 0.5)
 
 

@@ -40,6 +40,11 @@ class RLG(LabelAttack):
         """A last layer, with or without bias."""
         return label_obstacles(observation, bias=False, examples=False)
 
+    @property
+    def divides_by_bias(self) -> bool:
+        """It reads the weights alone."""
+        return False
+
     def restored(self, question: Question) -> Reconstruction:
         """One of each class that is separable."""
         return to_labels(self.counts(question), method=self.name, confidence="guess")

@@ -16,6 +16,8 @@ from torch.nn.functional import cross_entropy
 
 from seepage.attacks.blueprint import Blueprint
 from seepage.attacks.clientcopy import client_copy
+from seepage.attacks.embeddingmap import Pair
+from seepage.attacks.git import CoarseGIT
 from seepage.attacks.inverter import Inverter, build_module, load_inverter, save_inverter
 from seepage.errors import InputError
 from seepage.types import Progress, go_on
@@ -62,8 +64,8 @@ class Trained:
     Args:
         inverter: the attack.
         train_errors: mean squared error of each epoch's training pairs, matched.
-        held_out_errors: the same of held-out pairs.
-        best_epoch: whose weights these are, from 0.
+        held_out_errors: the same of held-out pairs, before training and after each epoch.
+        best_epoch: after how many epochs these weights were reached.
     """
 
     inverter: Inverter
@@ -123,13 +125,17 @@ def train_inverter(
     if checkpoint is not None and checkpoint.is_file():
         _take_up(checkpoint, Inverter(blueprint=blueprint, module=module), training, optimizer, state)
     pairs = _Pairs(network, inputs, labels, b)
+    if isinstance(module, CoarseGIT) and state.epoch == 0:
+        module.fit(pairs.groups(rest, training.group), pairs.groups(held, training.group))
+    if state.epoch == 0:
+        _judge(module, pairs, held, training, state)
     steps = math.ceil(len(rest) // b / training.group)
-    while state.epoch < training.epochs and state.epoch - state.best_epoch <= training.patience:
+    while state.epoch < training.epochs and state.epoch - state.best_epoch < training.patience:
         share = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * state.epoch / training.epochs))
         optimizer.param_groups[0]["lr"] = training.rate * share
         shuffled = rest[torch.randperm(len(rest), generator=_chance(training.seed, state.epoch))]
         losses = []
-        for at, (gradients, truth) in enumerate(pairs.groups(shuffled, training.group)):
+        for at, (gradients, truth, _) in enumerate(pairs.groups(shuffled, training.group)):
             loss = matched_error(module(gradients), truth).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -140,8 +146,8 @@ def train_inverter(
             if not progress(state.epoch * steps + at, training.epochs * steps, note):
                 return _finish(blueprint, module, state)
         state.train.append(sum(losses) / max(1, len(losses)))
-        _judge(module, pairs, held, training, state)
         state.epoch += 1
+        _judge(module, pairs, held, training, state)
         if checkpoint is not None:
             _write(checkpoint, Inverter(blueprint=blueprint, module=module), training, optimizer, state)
     return _finish(blueprint, module, state)
@@ -174,25 +180,25 @@ class _Pairs:
         self._parameters = {name: p.detach() for name, p in self._network.named_parameters() if p.requires_grad}
         self._inputs, self._labels, self._examples = inputs.float(), labels, examples
 
-    def groups(self, rows: Tensor, group: int) -> "itertools.starmap[tuple[dict[str, Tensor], Tensor]]":
-        """Pairs ``({name: [k, *shape]}, [k, b, *shape])`` of the public inputs of ``rows``; a rest is left out."""
+    def groups(self, rows: Tensor, group: int) -> "itertools.starmap[Pair]":
+        """``({name: [k, *shape]}, [k, b, *shape], [k, b])`` of the public inputs of ``rows``; a rest is left out."""
         batches = rows[: len(rows) // self._examples * self._examples].reshape(-1, self._examples)
         return itertools.starmap(self._pair, ((part,) for part in torch.split(batches, group)))
 
-    def _pair(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _pair(self, rows: Tensor) -> Pair:
         inputs, labels = self._inputs[rows], self._labels[rows]  # [k, b, *shape], [k, b]
 
         def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
             return cross_entropy(functional_call(self._network, parameters, (x,)), y)
 
         found: dict[str, Tensor] = torch.vmap(grad(loss), in_dims=(None, 0, 0))(self._parameters, inputs, labels)
-        return {name: value.detach() for name, value in found.items()}, inputs
+        return {name: value.detach() for name, value in found.items()}, inputs, labels
 
 
 def _judge(module: nn.Module, pairs: _Pairs, held: Tensor, training: Training, state: _State) -> None:
     module.eval()
     with torch.no_grad():
-        errors = torch.cat([matched_error(module(g), truth) for g, truth in pairs.groups(held, training.group)])
+        errors = torch.cat([matched_error(module(g), truth) for g, truth, _ in pairs.groups(held, training.group)])
     module.train()
     error = float(errors.mean())
     state.held_out.append(error)

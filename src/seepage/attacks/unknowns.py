@@ -22,18 +22,21 @@ class Unknowns:
         labels: ``[s, b]``; meaningless where ``logits`` are walked along.
         logits: ``[s, b, C]``, ``None`` where the labels are known.
         stats: how labels and starts came about.
+        given: the first start is another attack's reconstruction.
     """
 
     inputs: Tensor
     labels: Tensor
     logits: Tensor | None
     stats: dict[str, float | int | str | bool]
+    given: bool = False
 
     def only(self, index: int) -> "Unknowns":
         """One of the starts."""
         one = slice(index, index + 1)
         logits = None if self.logits is None else self.logits[one]
-        return Unknowns(inputs=self.inputs[one], labels=self.labels[one], logits=logits, stats=self.stats)
+        given = self.given and index == 0
+        return Unknowns(inputs=self.inputs[one], labels=self.labels[one], logits=logits, stats=self.stats, given=given)
 
 
 def prepare(
@@ -92,7 +95,7 @@ def prepare(
         if known is not None:
             chosen[0] = _paired(objective, inputs[0], chosen[0])
         stats["start"] = start.name
-    return Unknowns(inputs=inputs, labels=chosen, logits=logits, stats=stats)
+    return Unknowns(inputs=inputs, labels=chosen, logits=logits, stats=stats, given=start is not None)
 
 
 def _restored(

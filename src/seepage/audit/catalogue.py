@@ -9,6 +9,7 @@ from seepage.attacks.disaggregation import Budget
 from seepage.attacks.inverter import load_inverter
 from seepage.attacks.matching import dlg, idlg, ig
 from seepage.attacks.prism import PRISM
+from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import SPEARPlusPlus
 from seepage.audit.labelcatalogue import LABEL_ATTACKS
@@ -102,6 +103,12 @@ ATTACKS: Mapping[str, CatalogueEntry] = {
         recovers="an approximation of the batch, from labels restored first; no certificate",
         needs="the batch size, known or restored",
     ),
+    "solved-git": CatalogueEntry(
+        build=lambda budget, layer: SolvedGIT(),  # noqa: ARG005 - ends in seconds, walks all layers
+        paper="GIT (arXiv 2505.20026) and R-GAP (ICLR 2021)",
+        recovers="an approximation of one example, often up to rounding; no certificate",
+        needs="one example; linear layers and convolutions with sigmoid, tanh or ReLU",
+    ),
     **{name: _labels_only(*entry) for name, entry in LABEL_ATTACKS.items()},
 }
 
@@ -109,7 +116,8 @@ _FROM_FILE = "git:"
 _FROM_START: Mapping[str, Callable[[Budget, Attack], Attack]] = {
     "dlg": lambda budget, start: dlg(budget=budget, start=start, name=f"{start.name}+dlg"),
     "idlg": lambda budget, start: idlg(budget=budget, start=start, name=f"{start.name}+idlg"),
-    "ig": lambda budget, start: ig(budget=budget, start=start, name=f"{start.name}+ig"),
+    # A step of 0.1 from noise; of 0.003 from a start that is near already, or it would be lost at once.
+    "ig": lambda budget, start: ig(budget=budget, step=0.003, start=start, name=f"{start.name}+ig"),
 }
 
 RULES: Mapping[str, type[UpdateRule]] = {"fedsgd": FedSGD, "fedavg": FedAvg, "dpsgd": DPSGD, "sum": SummedClients}
@@ -134,7 +142,7 @@ def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Atta
     """The attack called ``name``.
 
     ``git:FILE`` is an attack network that ``seepage train`` wrote; ``git:FILE+ig`` starts ``ig`` (or ``dlg``, ``idlg``)
-    from it.
+    from it, and ``solved-git+ig`` from ``solved-git``.
 
     Raises:
         InputError: there is none; the message lists those there are. Or the file is no attack network.
@@ -144,6 +152,9 @@ def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Atta
         if plus and then in _FROM_START:
             return _FROM_START[then](budget, load_inverter(path))
         return load_inverter(name.removeprefix(_FROM_FILE))
+    first, plus, then = name.rpartition("+")
+    if plus and first == "solved-git" and then in _FROM_START:
+        return _FROM_START[then](budget, SolvedGIT())
     if name not in ATTACKS:
         raise InputError(f"`--attack` should be one of {', '.join(ATTACKS)}, or git:FILE; found {name!r}.")
     return ATTACKS[name].build(budget, layer)

@@ -65,7 +65,7 @@ def git(
         checkpoint=checkpoint,
         progress=_say,
     )
-    if trained.best_epoch < 0:
+    if not trained.train_errors:
         raise InputError("The training should last one epoch at least; it was interrupted before. Nothing was written.")
     save_inverter(trained.inverter, out)
     _summary(trained, float(public.inputs.var(dim=0, correction=0).mean()), out)
@@ -80,8 +80,8 @@ def _say(done: int, total: int | None, note: str) -> bool:
 def _summary(trained: Trained, mean_error: float, out: Path) -> None:
     best = trained.best_epoch
     console.print(
-        f"held-out mean squared error {trained.held_out_errors[best]:.4f} (training {trained.train_errors[best]:.4f}, "
-        f"epoch {best + 1} of {len(trained.held_out_errors)}); "
+        f"held-out mean squared error {trained.held_out_errors[best]:.4f} (training, last epoch: "
+        f"{trained.train_errors[-1]:.4f}), best after {best} of {len(trained.train_errors)} epochs; "
         f"the mean of the public data has {mean_error:.4f}.\n{out}",
         markup=False,
         soft_wrap=True,

@@ -8,7 +8,7 @@ from torch import nn
 from seepage.errors import InputError
 from seepage.federated.client import demand
 from seepage.federated.rules import FedSGD
-from seepage.types import GradientUpdate, PrivateBatch, Traces, UpdateRule
+from seepage.types import GradientUpdate, LocalTraining, NoisyRule, PrivateBatch, Traces, UpdateRule
 
 __all__ = ["SummedClients"]
 
@@ -61,6 +61,22 @@ class SummedClients:
         """As the clients' own: at most that much, since errors of several clients average out."""
         part = None if batch_size is None else -(-batch_size // self.clients)
         return self.of.rounding(parameter, batch_size=part)
+
+    def ended(
+        self, start: torch.Tensor, estimate: torch.Tensor, *, batch_size: int | None = None
+    ) -> torch.Tensor | None:
+        """The weighted mean of where the clients ended, ``None`` if their rule does not move."""
+        if not isinstance(self.of, LocalTraining):
+            return None
+        part = None if batch_size is None else -(-batch_size // self.clients)
+        return self.of.ended(start, estimate, batch_size=part)
+
+    def deviation(self, *, batch_size: int | None = None) -> float | None:
+        """Of the sum of all clients' noises; zero if their rule adds none."""
+        if not isinstance(self.of, NoisyRule):
+            return 0.0
+        one = self.of.deviation(batch_size=None if batch_size is None else batch_size // self.clients)
+        return None if one is None else one / self.clients**0.5
 
     def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate:
         """The weighted sum.

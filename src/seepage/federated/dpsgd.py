@@ -79,6 +79,12 @@ class DPSGD:
         """Zero: nothing but gradients was rounded."""
         return 0.0
 
+    def deviation(self, *, batch_size: int | None = None) -> float | None:
+        """``noise * clip`` over the batch size; ``None`` where that is unknown and noise is added."""
+        if self.noise == 0:
+            return 0.0
+        return None if batch_size is None else self.noise * self.clip / batch_size
+
     def epsilon(self, *, sample_rate: float, steps: int, delta: float) -> float:
         """What ``steps`` steps on Poisson samples cost: epsilon at ``delta``, from Opacus' RDP accountant.
 

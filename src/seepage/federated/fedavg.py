@@ -123,6 +123,14 @@ class FedAvg:
         size = float(parameter.detach().double().square().mean().sqrt())
         return 0.5 * torch.finfo(parameter.dtype).eps * size * math.sqrt(steps) / gain
 
+    def ended(self, start: Tensor, estimate: Tensor, *, batch_size: int | None = None) -> Tensor:
+        """Where a parameter ended that began at ``start``: :meth:`as_gradient` undone."""
+        steps = self.steps(batch_size)
+        if self.optimizer is Optimizer.ADAM:
+            return start - self.lr * steps * estimate
+        kept = self._end(1.0, gradient=0.0, steps=steps)
+        return kept * start + self._end(0.0, gradient=1.0, steps=steps) * estimate
+
     def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate:
         """Parameters before minus after, of every trainable parameter that the loss depends on.
 
