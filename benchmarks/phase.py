@@ -216,8 +216,8 @@ def write(rows: list[Row]) -> None:
         + ", ".join(f"{seconds:.0f} s at b = {b}" for b, seconds in SECONDS.items() if b in run)
         + f" (times 1.5 at 64 pixels, 3 at 224) of one thread of a busy machine ({platform.machine()}, "
         f"{os.cpu_count()} cores shared with other work, torch {torch.__version__}, CPU only): a low share can mean "
-        f"that time was up. Batches above {max(run)} were left out for want of time: [prism.md](prism.md) has some. One "
-        "line a batch: [phase.csv](phase.csv).\n"
+        f"that time was up. Batches above {max(run)} were left out for want of time: [prism.md](prism.md) has some. "
+        "One line a batch: [phase.csv](phase.csv).\n"
     ]
     wrong, broke = sum(row.wrong for row in rows), sum(row.outcome == "broke" for row in rows)
     parts.append(f"\n{len(rows)} batches, {wrong} wrong certificates, {broke} broke.\n")
