@@ -206,17 +206,18 @@ def draw(rows: list[Row], path: Path) -> None:
 
 def write(rows: list[Row]) -> None:
     """The page: shares exact and certified, and how many batches each cell rests on."""
+    run = {row.b for row in rows}
     parts = [
         "# Phase diagram: share of examples exact over b and m / b\n\n"
         "Command: `OMP_NUM_THREADS=1 python benchmarks/phase.py`. `mlp:m,400,400` with PyTorch's default start, one "
         "fresh network and batch a seed, inputs normalised by channel, no labels given, float32 updates. Each cell: "
         "share of all examples exact, then share certified where that differs, then the number of batches. `-`: not "
         "run. Every run is counted. Each batch had "
-        + ", ".join(f"{seconds:.0f} s at b = {b}" for b, seconds in SECONDS.items())
+        + ", ".join(f"{seconds:.0f} s at b = {b}" for b, seconds in SECONDS.items() if b in run)
         + f" (times 1.5 at 64 pixels, 3 at 224) of one thread of a busy machine ({platform.machine()}, "
         f"{os.cpu_count()} cores shared with other work, torch {torch.__version__}, CPU only): a low share can mean "
-        "that time was up, which holds for b = 210 above all. Larger batches were left out for want of time. One line "
-        "a batch: [phase.csv](phase.csv).\n"
+        f"that time was up. Batches above {max(run)} were left out for want of time: [prism.md](prism.md) has some. "
+        "One line a batch: [phase.csv](phase.csv).\n"
     ]
     wrong, broke = sum(row.wrong for row in rows), sum(row.outcome == "broke" for row in rows)
     parts.append(f"\n{len(rows)} batches, {wrong} wrong certificates, {broke} broke.\n")

@@ -92,7 +92,7 @@ def _gradient(observation: Observation, layer: ReLULayer, batch: Batch) -> tuple
     """Of the weighted loss with respect to what the update holds; and each example's error ``[k, m]``, float64."""
     network = observation.latest.network
     state = {name: value.detach() for name, value in (*network.named_parameters(), *network.named_buffers())}
-    free = {name: state[name].clone().requires_grad_() for name in observation.latest.update if name in state}
+    free = {name: state[name].detach().requires_grad_() for name in observation.latest.update if name in state}
     with torch.enable_grad(), _output(network.get_submodule(layer.name)) as seen:
         logits = functional_call(network, {**state, **free}, (batch.examples,))
         losses = cross_entropy(logits, batch.labels, reduction="none")
