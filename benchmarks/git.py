@@ -278,6 +278,10 @@ def page(rows: list[Row]) -> str:
         f"attacked batches. Machine: {platform.machine()}, one thread of a busy shared machine, torch "
         f"{torch.__version__}, no GPU.\n\n"
     )
+    head += (
+        "Not run: LeNet with ReLU, a CIFAR ResNet, a small ViT, faces, the published width and hours of LTI, the paper's "
+        "scale of GIT. Few images and seeds: see the columns. LTI is far from its end at these budgets.\n\n"
+    )
     columns = (
         "| network | b | attack | MSE | PSNR, dB | SSIM | failed | s a batch | training CPU s | pairs | seeds |\n"
         "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
