@@ -278,6 +278,11 @@ def page(rows: list[Row]) -> str:
         f"attacked batches. Machine: {platform.machine()}, one thread of a busy shared machine, torch "
         f"{torch.__version__}, no GPU.\n\n"
     )
+    head += (
+        "Not run: LeNet with ReLU, a CIFAR ResNet, a small ViT, faces, the published width and hours of LTI, the "
+        "paper's scale of GIT. Few images and seeds: see the columns. LTI is far from its end at these "
+        "budgets, and GIT's closed form alone takes longer than the shortest of them (batch 2 and 4).\n\n"
+    )
     columns = (
         "| network | b | attack | MSE | PSNR, dB | SSIM | failed | s a batch | training CPU s | pairs | seeds |\n"
         "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
