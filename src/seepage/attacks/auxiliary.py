@@ -45,7 +45,7 @@ class AuxiliaryData(LabelAttack):
         return "auxiliary"
 
     def obstacles(self, observation: Observation) -> list[Obstacle]:
-        """It needs the bias of the last layer, the batch size, and data of the network's input shape."""
+        """It needs a last linear layer, the batch size, and data of the network's input shape."""
         found = LabelAttack.obstacles(self, observation)
         if tuple(self.inputs.shape[1:]) != tuple(observation.input_shape):
             reason = f"should have shape {list(observation.input_shape)} each; found {list(self.inputs.shape[1:])}."

@@ -42,7 +42,7 @@ class NoisePrior(LabelAttack):
         return "noise-prior"
 
     def obstacles(self, observation: Observation) -> list[Obstacle]:
-        """It needs the bias of the last layer, which should be a module, and the batch size."""
+        """It needs a last linear layer that is a module, and the batch size."""
         found = LabelAttack.obstacles(self, observation)
         if not found and usable(observation).name not in dict(observation.latest.network.named_modules()):
             name = usable(observation).name
