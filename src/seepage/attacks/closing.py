@@ -91,7 +91,7 @@ def _swap(mixture: Mixture, chosen: Tensor, known: Tensor, spare: Tensor, soluti
     tried = 0
     for position in solution.score.argsort().tolist():
         for candidate in spare:
-            if tried == _MOST_SWAPS or bool(solution.certified.all()):
+            if tried == _MOST_SWAPS or bool(solution.evident.all()):
                 return solution
             trial, trial_known = chosen.clone(), known.clone()
             trial[position], trial_known[position] = candidate, True

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from seepage.audit.scoring import Scored, score
 from seepage.data.normalization import make_normalization
@@ -96,7 +96,7 @@ def score_against_truth(found: Reconstruction, batch: PrivateBatch, *, normalize
         raise InputError(f"Reconstructed inputs should have shape {list(batch.inputs.shape[1:])}; found {shape}.")
     if normalize == "channel":
         raise InputError("`normalize` should be none or M1,..:S1,..; found channel, which needs the whole data set.")
-    return score(found, batch, _as_dataset(batch, normalize), nn.Identity())
+    return score(found, batch, _as_dataset(batch, normalize), None)
 
 
 def _as_dataset(batch: PrivateBatch, normalize: str) -> Dataset:

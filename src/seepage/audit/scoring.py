@@ -33,19 +33,25 @@ class Scored:
     true_labels: list[int] | None = None
 
 
-def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset, network: nn.Module) -> Scored:
+def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset, network: nn.Module | None) -> Scored:
     """Match and score. Inputs of the network are scored in raw units, inputs of an inner layer as they are.
 
     Args:
         reconstruction: any number of examples, in any order.
         batch: the truth, ``b`` examples.
         dataset: gives the scaling, and the encoding of a table.
-        network: run once to find the true inputs of an inner layer.
+        network: run once to find the true inputs of an inner layer, and which units each example switches on; ``None``
+            where it is not at hand, for inputs of the network only.
+
+    Raises:
+        ValueError: the inputs are those of an inner layer, and there is no network.
     """
     if reconstruction.inputs is None:
         return _score_labels(reconstruction, batch, dataset.classes)
     inner = reconstruction.layer != ""
-    truth = _inputs_of(network, reconstruction.layer, batch.inputs) if inner else batch.inputs
+    if inner and network is None:
+        raise ValueError(f"`network` should be given to score inputs of `{reconstruction.layer}`; found None.")
+    truth = _inputs_of(network, reconstruction.layer, batch.inputs) if inner and network is not None else batch.inputs
     originals = truth.detach().double().cpu()
     rows = reconstruction.inputs.detach().double().cpu()
     if not inner:
@@ -59,7 +65,7 @@ def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset,
         certified=[bool(place >= 0 and certified[place]) for place in places.tolist()],
         true_labels=batch.labels.cpu().tolist(),
     )
-    alone = units_alone(network, batch.inputs, reconstruction.layer)
+    alone = None if network is None else units_alone(network, batch.inputs, reconstruction.layer)
     if alone is not None:
         scored.scores["units_alone"] = list[Score](alone)
     if inner or dataset.kind is InputKind.OTHER:
