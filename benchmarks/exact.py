@@ -95,6 +95,11 @@ def spearpp_cells() -> Iterator[Cell]:
     yield Cell(attack=spearpp, batch_size=32, network=mlp(400, 3), source="tabular/adult.test", seconds=30.0)
 
 
+def paper_cells() -> Iterator[Cell]:
+    yield Cell(attack=spearpp, batch_size=210, network="mlp:4000,4000,4000", title="the paper's point")
+    yield Cell(attack=prism, batch_size=210, network="mlp:4000,4000,4000", title="the paper's point")
+
+
 def prism_cells() -> Iterator[Cell]:
     yield Cell(attack=prism, batch_size=40, network=mlp(200, 3))
     yield Cell(attack=prism, batch_size=100, network=mlp(500, 3))
@@ -161,6 +166,7 @@ def imagenet_cells() -> Iterator[Cell]:
 
 GROUPS = {
     "spearpp": spearpp_cells,
+    "paper": paper_cells,
     "prism": prism_cells,
     "exactify": exactify_cells,
     "trained": trained_cells,

@@ -18,6 +18,7 @@ from seepage.audit.findings import Finding
 from seepage.audit.run import Audit
 from seepage.data.sources import load_dataset
 from seepage.networks.zoo import build_network
+from seepage.types import ThreatModel
 
 DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 RESULTS = Path(__file__).parent / "results" / "rules.md"
@@ -97,6 +98,7 @@ def run(job: tuple[Cell, int]) -> Finding:
         defenses=tuple(build_defense(text) for text in cell.defenses),
         attack=build_attack(cell.attack, budget=Budget(seconds=SECONDS)),
         batch_size=cell.batch_size,
+        threat_model=ThreatModel(batch_size=cell.attack in {"labels", "ig"}),
         seed=seed,
         dtype=getattr(torch, cell.dtype),
     )
@@ -187,7 +189,8 @@ def main() -> None:
         f"# Attacks under rules and defenses\n\nCommand: `python benchmarks/rules.py --seeds {options.seeds} --workers "
         f"{options.workers}`. CIFAR-10 normalised by channel, {NETWORK}, seeds 0 to "
         f"{options.seeds - 1}, one fresh network (PyTorch's default start) and one batch each; every run is counted. "
-        f"The server knows the rule, not the batch size, not the defense. Budget {SECONDS:.0f} s a batch on 1 thread, "
+        f"The server knows the rule, not the "
+        f"defense, and the batch size for `labels` and `ig` alone. Budget {SECONDS:.0f} s a batch on 1 thread, "
         "which is little for `ig`. "
         f"Machine: {platform.machine()}, {os.cpu_count()} cores shared with other work, "
         f"torch {torch.__version__}, CPU. *Exact*: equal to the original in every pixel of 8 bits; *recognisable*: "
