@@ -85,7 +85,7 @@ def sparse_directions(
     Args:
         U: ``[m, b]``; float32 suffices.
         starts: ``[k, b]``, for example rows of ``U``, in which one direction often stands out.
-        loss: annealed :class:`LogCosh` by default; annealed log-sum and Huber do as well (benchmarks/results/search.md).
+        loss: annealed :class:`LogCosh` by default; log-sum and Huber do as well (benchmarks/results/search.md).
         optimizer: :class:`seepage.linalg.sphere.RiemannianAdam` by default.
 
     Returns:
