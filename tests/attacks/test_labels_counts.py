@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from seepage.attacks.auxiliary import AuxiliaryData
 from seepage.attacks.ilrg import ILRG
 from seepage.attacks.labelbaselines import IDLG, AllZeros, EvenCounts, SignRule, UniformProbabilities
-from seepage.attacks.labelcounts import counts_to_labels, on_simplex, round_counts
+from seepage.attacks.labelcounts import counts_to_labels, estimate, on_simplex, round_counts
 from seepage.attacks.labels import last_layer
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.noiseprior import NoisePrior
@@ -252,3 +252,9 @@ def test_a_bias_gradient_in_the_subnormal_range_breaks_nothing() -> None:
     result = ILRG()(with_update(observation, tensors), generator=torch.Generator())
     assert result.labels is not None
     assert len(result.labels) == 30
+
+
+def test_counts_that_are_not_finite_are_a_failure_with_a_reason() -> None:
+    nowhere = estimate(torch.tensor([1.0, float("nan"), 2.0]), 3, method="pooled")
+    assert nowhere.outcome is Outcome.FAILED
+    assert "no counts of classes fit" in nowhere.reason

@@ -40,7 +40,7 @@ class ILRG(LabelAttack):
         """As the frame rounds, or as the paper does."""
         if not self.published_rounding:
             return LabelAttack.restored(self, question)
-        rounded = self.counts(question).clamp_min(0.0).round()
+        rounded = self.counts(question).nan_to_num(0.0).clamp_min(0.0).round()
         rounded = torch.where(rounded > question.examples, 0.0, rounded)
         return to_labels(rounded, method=self.name, confidence="estimated")
 

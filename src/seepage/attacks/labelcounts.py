@@ -64,9 +64,15 @@ def estimate(
     True counts are integers. Where those above a quarter lie ``s`` (root mean square) from the next integer, an error
     of that size has been made on every class, and a class goes wrong with probability ``erfc(0.5 / (s sqrt 2))``; above
     0.22 they are as good as uniform, and the labels are called a guess, without an expected error. Noise that is known
-    to move each count by more than that ``s`` (``deviation``) stands in for it.
+    to move each count by more than that ``s`` (``deviation``) stands in for it. Counts that are not finite, which an
+    update of signs may lead to, are a failure.
     """
     projected = on_simplex(counts, examples)
+    if not bool(projected.isfinite().all()):
+        reason = (
+            f"{method}: no counts of classes fit the last layer's gradient; it was changed too much (signs, say)."
+        )
+        return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats={"method": method})
     shown = projected[projected > 0.25]
     spread = max(float((shown - shown.round()).square().mean().sqrt()), deviation)
     wrong = math.erfc(0.5 / (math.sqrt(2) * max(spread, 1e-9))) * len(shown) / (2 * examples)
