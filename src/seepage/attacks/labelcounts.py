@@ -69,9 +69,7 @@ def estimate(
     """
     projected = on_simplex(counts, examples)
     if not bool(projected.isfinite().all()):
-        reason = (
-            f"{method}: no counts of classes fit the last layer's gradient; it was changed too much (signs, say)."
-        )
+        reason = f"{method}: no counts of classes fit the last layer's gradient; it was changed too much (signs, say)."
         return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats={"method": method})
     shown = projected[projected > 0.25]
     spread = max(float((shown - shown.round()).square().mean().sqrt()), deviation)
