@@ -48,7 +48,7 @@ class Solution:
     @property
     def rough(self) -> Tensor:
         """``[b]`` bool: too uncertain to be called exact."""
-        return self.input_error > self.tolerance
+        return ~(self.input_error <= self.tolerance)  # what is not a number is rough
 
     @property
     def certified(self) -> Tensor:
@@ -69,7 +69,7 @@ def choose(mixture: Mixture, observation: Observation, found: Found, generator: 
     if not bool(solution.evident.all()) and len(spare):
         solution = _swap(mixture, chosen, known, spare, solution)
     if mixture.noisy:  # all is rough
-        return replace(solution, tolerance=0.0, replayed="the update is noised")
+        return replace(solution, tolerance=-1.0, replayed="the update is noised")
     solution = replace(solution, tolerance=_INPUT_TOLERANCES[len(observation.input_shape) > 1])
     return _ask_replay(observation, mixture, solution, generator)
 

@@ -2,12 +2,13 @@
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from seepage.audit.findings import Finding
+from seepage.audit.findings import ControlCase, Finding
+from seepage.audit.noisecontrol import control_on_noise
 from seepage.audit.record import Verdict
 from seepage.audit.run import versions
 from seepage.errors import InputError
@@ -18,6 +19,7 @@ from seepage.types import (
     Attack,
     GradientUpdate,
     Observation,
+    Outcome,
     Progress,
     Reconstruction,
     Round,
@@ -41,6 +43,7 @@ class Attacked:
         reconstruction: what it returned.
         seconds: how long it took.
         batch_size: as the capture says.
+        control: what the same attack did on random inputs, if it found nothing here.
     """
 
     obstacles: tuple[str, ...] = ()
@@ -48,6 +51,7 @@ class Attacked:
     reconstruction: Reconstruction | None = None
     seconds: float = 0.0
     batch_size: int | None = None
+    control: ControlCase | None = None
 
     @property
     def ended(self) -> bool:
@@ -68,12 +72,20 @@ class Attacked:
 
     @property
     def uncertified(self) -> int:
-        """How many reconstructed examples may be right or wrong: only the truth can tell."""
+        """How many reconstructed examples, or labels, may be right or wrong: only the truth can tell."""
         found = self.reconstruction
-        return 0 if found is None or found.inputs is None else len(found.certified) - self.certified
+        given = found is not None and (found.inputs is not None or found.labels is not None)
+        return len(found.certified) - self.certified if found is not None and given else 0
+
+    @property
+    def silent(self) -> bool:
+        """Whether the attack came to its end and gave back nothing at all."""
+        return self.ended and self.certified + self.uncertified == 0
 
     def verdict(self, threshold: float) -> Verdict:
         """LEAKED is certain; NOTHING_LEAKED is said only of an attack that ended with nothing in doubt.
+
+        Silence counts only beside a control that the attack passed; else it is INCONCLUSIVE.
 
         Args:
             threshold: share of the batch's examples that may be reconstructed exactly.
@@ -81,8 +93,11 @@ class Attacked:
         allowed = threshold * self.examples
         if self.certified > allowed:
             return Verdict.LEAKED
-        settled = self.ended and self.certified + self.uncertified <= allowed
-        return Verdict.NOTHING_LEAKED if settled else Verdict.NOT_AUDITED
+        if not self.ended or self.certified + self.uncertified > allowed:
+            return Verdict.NOT_AUDITED
+        if self.silent and not (self.control is not None and self.control.passed):
+            return Verdict.INCONCLUSIVE
+        return Verdict.NOTHING_LEAKED
 
     def describe(self) -> str:
         """One sentence or two for people."""
@@ -91,8 +106,14 @@ class Attacked:
         if self.error is not None or self.reconstruction is None:
             return f"the attack broke: {self.error}"
         found = self.reconstruction
+        beside = ""
+        if self.silent and self.control is not None:
+            how = "passed" if self.control.passed else "failed, so that this silence is inconclusive"
+            beside = f" Positive control on {self.control.batch_size} random inputs: {how}."
         doubt = f", {self.uncertified} uncertified (right or wrong: only the truth tells)" if self.uncertified else ""
-        return f"{found.outcome}, {self.certified} examples certified{doubt}, {self.seconds:.1f} s. {found.reason}"
+        return (
+            f"{found.outcome}, {self.certified} examples certified{doubt}, {self.seconds:.1f} s. {found.reason}{beside}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +135,7 @@ class CapturedAudit:
     seed: int = 0
 
     def __call__(self, capture: Capture, *, progress: Progress = go_on) -> Attacked:
-        """Attack it; a crash of the attack is a result of its own.
+        """Attack it; a crash of the attack is a result of its own, and silence is held against a control.
 
         Raises:
             InputError: the capture does not fit the network.
@@ -129,13 +150,18 @@ class CapturedAudit:
                 found = self.attack(observation, generator=generator, progress=progress)
             except Exception as raised:  # told apart from "found nothing"
                 error = f"{type(raised).__name__}: {raised}"
-        return Attacked(
+        attacked = Attacked(
             obstacles=obstacles,
             error=error,
             reconstruction=found,
             seconds=time.monotonic() - started,
             batch_size=capture.header.batch_size,
         )
+        if found is None or found.outcome is not Outcome.FAILED or not attacked.silent:
+            return attacked
+        most = max(attacked.examples, int(found.stats.get("batch_size", 2)))
+        case = control_on_noise(self.attack, observation, batch_size=most, seed=self.seed + 1, progress=progress)
+        return replace(attacked, control=case)
 
     def finding(self, attacked: Attacked, capture: Capture, *, network: str, source: str, normalize: str) -> Finding:
         """The row of an audit without truth: ``certified`` is in the reconstruction's order and ``scores`` is empty."""
@@ -160,6 +186,7 @@ class CapturedAudit:
             stats={} if found is None else dict(found.stats),
             seconds=attacked.seconds,
             peak_memory_mib=None,
+            control=attacked.control,
             device="cpu",
             versions=versions(),
         )

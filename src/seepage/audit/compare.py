@@ -32,10 +32,10 @@ class Pair:
     def change(self) -> Change:
         """How they differ. Silence is compared only where both runs are conclusive; a new batch that leaks is more."""
         if self.first is None:
-            return Change.MORE if self.second and self.second.exact_examples else Change.ONLY_SECOND
+            return Change.MORE if self.second and self.second.given_away else Change.ONLY_SECOND
         if self.second is None:
             return Change.ONLY_FIRST
-        before, after = self.first.exact_examples, self.second.exact_examples
+        before, after = self.first.given_away, self.second.given_away
         if self.first.conclusive and not self.second.conclusive:
             return Change.LOST
         if self.second.conclusive and not self.first.conclusive:

@@ -11,7 +11,7 @@ from seepage.audit.tomlfile import Table, read_toml
 __all__ = ["Check", "Ending", "Limits", "Thresholds", "check", "read_thresholds"]
 
 _MATCHED = ("attack", "network", "rule", "data", "threat_model")  # texts by which `[[limits_for]]` picks findings
-_CEILINGS = ("exact_share", "certified_share", "psnr")
+_CEILINGS = ("exact_share", "leaked_share", "certified_share", "psnr")
 
 
 class Ending(StrEnum):
@@ -29,6 +29,8 @@ class Limits:
 
     Args:
         exact_share: highest share of the batch that may be exact.
+        leaked_share: highest share that may be exact or recognisable, or, where labels alone are attacked, whose labels
+            may be given away; as ``exact_share`` if ``None``.
         certified_share: highest share that may carry a certificate; ``None`` is no limit.
         psnr: highest PSNR in dB of any example; ``None`` is no limit.
         allow_inconclusive: whether silence without a passed control is let through.
@@ -36,6 +38,7 @@ class Limits:
     """
 
     exact_share: float = 0.0
+    leaked_share: float | None = None
     certified_share: float | None = None
     psnr: float | None = None
     allow_inconclusive: bool = False
@@ -107,6 +110,7 @@ def check(findings: Sequence[Finding], thresholds: Thresholds) -> list[Check]:
 def _limits(table: Table, default: Limits) -> Limits:
     return Limits(
         exact_share=table.number("exact_share", low=0, high=1, default=default.exact_share) or 0.0,
+        leaked_share=table.number("leaked_share", low=0, high=1, default=default.leaked_share),
         certified_share=table.number("certified_share", low=0, high=1, default=default.certified_share),
         psnr=table.number("psnr", low=-100, high=300, default=default.psnr),
         allow_inconclusive=table.flag("allow_inconclusive", default.allow_inconclusive),
@@ -117,11 +121,14 @@ def _limits(table: Table, default: Limits) -> Limits:
 def _check(finding: Finding, line: int, limits: Limits) -> Check:
     found = {
         "exact_share": finding.exact_examples / finding.batch_size,
+        "leaked_share": finding.given_away / finding.batch_size,
         "certified_share": sum(finding.certified) / finding.batch_size,
         "psnr": _best_psnr(finding),
     }
     for rule in _CEILINGS:
         ceiling, value = getattr(limits, rule), found[rule]
+        if rule == "leaked_share" and ceiling is None:
+            ceiling = limits.exact_share
         if ceiling is not None and value is not None and value > ceiling:
             message = f"{rule} should be at most {ceiling:g}; found {value:.4g}."
             return Check(finding=finding, line=line, ending=Ending.EXCEEDED, rule=rule, message=message)

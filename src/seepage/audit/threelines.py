@@ -43,7 +43,9 @@ class Findings:
 
     def __str__(self) -> str:
         word = self.verdict.name.lower().replace("_", " ")
-        return f"{word}: {self.finding.exact_examples} of {self.finding.batch_size} examples exact"
+        one = self.finding
+        seen = f", {one.recognisable_examples} recognisable" if one.recognisable_examples > one.exact_examples else ""
+        return f"{word}: {one.exact_examples} of {one.batch_size} examples exact{seen}"
 
     def _repr_html_(self) -> str:
         one = self.finding
