@@ -69,7 +69,11 @@ def test_shards_part_the_batches() -> None:
         ("[2, 4]", "[2, 2]", r"line 7: `grid\.batch_size` should be a list of different whole numbers"),
         ("[2, 4]", "[0]", r"line 7: `grid\.batch_size` should hold whole numbers, each at least 1"),
         ('"none"', '"psychic"', r"line 8: `grid\.threat_model` should be made of batch_size, labels, rule, bounds"),
-        ("[grid]", '[grid]\nattack = "magic"', r"line 6: `grid\.attack` should hold some of auto, spear"),
+        (
+            "[grid]",
+            '[grid]\nattack = "magic"',
+            r"line 6: `grid\.attack` should hold names that are known .*auto, spear",
+        ),
         ("[grid]", '[grid]\nrule = "magic"', r"line 6: `grid\.rule` should hold names that are known"),
         ("[grid]", '[grid]\ndefense = ["none", ["x:1"]]', r"line 6: `grid\.defense` should hold names that are known"),
         ("[grid]", "[grids]", r"line 5: `grids` is not known"),

@@ -8,9 +8,13 @@ import torch
 from torch import nn
 
 import seepage
+from seepage.attacks.spear import SPEAR
 from seepage.audit.record import Verdict
 from seepage.audit.threelines import Findings, audit_batch
 from seepage.errors import InputError
+from seepage.federated.defenses import Clip
+from seepage.federated.rules import FedSGD
+from seepage.types import ThreatModel
 
 
 def network() -> nn.Module:
@@ -70,3 +74,18 @@ def test_silence_carries_its_control() -> None:
 def test_seepage_has_nothing_else_hidden() -> None:
     with pytest.raises(AttributeError, match="audits"):
         _ = seepage.audits
+
+
+def test_what_is_made_in_python_is_taken_as_it_is() -> None:
+    found = audit_batch(
+        network(),
+        batch(3),
+        rule=FedSGD(),
+        defenses=[Clip(norm=1.0)],
+        attack=SPEAR(),
+        threat_model=ThreatModel(labels=True),
+    )
+    assert found.finding.attack == "spear"
+    assert found.finding.rule == "fedsgd"
+    assert found.finding.defenses == [Clip(norm=1.0).name]
+    assert found.finding.threat_model == ThreatModel(labels=True).name

@@ -20,6 +20,7 @@ from seepage.federated.dpsgd import DPSGD
 from seepage.federated.fedavg import FedAvg
 from seepage.federated.rules import FedSGD
 from seepage.federated.wording import read
+from seepage.networks.factories import call_factory
 from seepage.types import Attack, Defense, UpdateRule
 
 __all__ = [
@@ -113,6 +114,7 @@ ATTACKS: Mapping[str, CatalogueEntry] = {
 }
 
 _FROM_FILE = "git:"
+_OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _FROM_START: Mapping[str, Callable[[Budget, Attack], Attack]] = {
     "dlg": lambda budget, start: dlg(budget=budget, start=start, name=f"{start.name}+dlg"),
     "idlg": lambda budget, start: idlg(budget=budget, start=start, name=f"{start.name}+idlg"),
@@ -142,10 +144,12 @@ def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Atta
     """The attack called ``name``.
 
     ``git:FILE`` is an attack network that ``seepage train`` wrote; ``git:FILE+ig`` starts ``ig`` (or ``dlg``, ``idlg``)
-    from it, and ``solved-git+ig`` from ``solved-git``.
+    from it, and ``solved-git+ig`` from ``solved-git``. ``module:factory`` is one of the user's own: the
+    factory is called with those of ``budget`` and ``layer`` that its signature names.
 
     Raises:
-        InputError: there is none; the message lists those there are. Or the file is no attack network.
+        InputError: there is none; the message lists those there are. Or the file is no attack network, or the factory
+            makes no attack.
     """
     if name.startswith(_FROM_FILE):
         path, plus, then = name.removeprefix(_FROM_FILE).rpartition("+")
@@ -155,9 +159,24 @@ def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Atta
     first, plus, then = name.rpartition("+")
     if plus and first == "solved-git" and then in _FROM_START:
         return _FROM_START[then](budget, SolvedGIT())
+    if _OWN.fullmatch(name):
+        return _own_attack(name, budget, layer)
     if name not in ATTACKS:
-        raise InputError(f"`--attack` should be one of {', '.join(ATTACKS)}, or git:FILE; found {name!r}.")
+        raise InputError(
+            f"`--attack` should be one of {', '.join(ATTACKS)}, git:FILE, or module:factory for one of your own; "
+            f"found {name!r}."
+        )
     return ATTACKS[name].build(budget, layer)
+
+
+def _own_attack(spec: str, budget: Budget, layer: str | None) -> Attack:
+    attack = call_factory(spec, what="attack", offered={"budget": budget, "layer": layer})
+    if not isinstance(attack, Attack) or not isinstance(attack.name, str):
+        raise InputError(
+            f"The factory `{spec}` should return an attack: `name`, `obstacles(observation)` and "
+            f"`__call__(observation, *, generator, progress)`; found {type(attack).__name__}."
+        )
+    return attack
 
 
 def build_rule(text: str) -> UpdateRule:

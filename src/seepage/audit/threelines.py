@@ -1,6 +1,7 @@
 """``seepage.audit(network, inputs, labels)``: one batch in, findings out that show themselves in a notebook."""
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from seepage.audit.record import Verdict, verdict
 from seepage.audit.run import Audit
 from seepage.data.normalization import make_normalization
 from seepage.data.sources import Dataset, InputKind, draw_batch
-from seepage.types import PrivateBatch
+from seepage.types import Attack, Defense, PrivateBatch, ThreatModel, UpdateRule
 
 __all__ = ["Findings", "audit_batch"]
 
@@ -66,9 +67,10 @@ def audit_batch(
     network: nn.Module,
     batch: PrivateBatch | tuple[Tensor, Tensor],
     *,
-    rule: str = "fedsgd",
-    defenses: tuple[str, ...] = (),
-    attack: str = "spear",
+    rule: str | UpdateRule = "fedsgd",
+    defenses: Sequence[str | Defense] = (),
+    attack: str | Attack = "auto",
+    threat_model: ThreatModel | None = None,
     classes: int | None = None,
     seconds: float = 60.0,
     seed: int = 0,
@@ -78,9 +80,10 @@ def audit_batch(
     Args:
         network: as the server sends it out; it stays as it is.
         batch: inputs ``[b, *shape]`` as the network sees them, and labels ``[b]``.
-        rule, defenses, attack: as on the command line.
+        rule, defenses, attack: as on the command line, or made in Python.
+        threat_model: what the server knows besides network and update; as on the command line without ``--knows``.
         classes: how many the network tells apart; as many as it has outputs if left out.
-        seconds: budget.
+        seconds: budget of an attack that is named; one made in Python has its own.
         seed: of all chance.
 
     Raises:
@@ -105,9 +108,10 @@ def audit_batch(
         network=network,
         network_name=type(network).__name__,
         dataset=dataset,
-        rule=build_rule(rule),
-        defenses=tuple(build_defense(text) for text in defenses),
-        attack=build_attack(attack, budget=Budget(seconds=seconds)),
+        rule=build_rule(rule) if isinstance(rule, str) else rule,
+        defenses=tuple(build_defense(one) if isinstance(one, str) else one for one in defenses),
+        attack=build_attack(attack, budget=Budget(seconds=seconds)) if isinstance(attack, str) else attack,
+        threat_model=ThreatModel() if threat_model is None else threat_model,
         batch_size=len(private),
         seed=seed,
         dtype=private.inputs.dtype,

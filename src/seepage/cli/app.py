@@ -77,7 +77,9 @@ def audit(
     network: NetworkOption,
     out: OutOption,
     batch_size: BatchSizeOption = 8,
-    attack: Annotated[str, typer.Option("--attack", help=f"One of: {', '.join(ATTACKS)}, git:FILE.")] = "auto",
+    attack: Annotated[
+        str, typer.Option("--attack", help=f"One of: {', '.join(ATTACKS)}, git:FILE, module:factory.")
+    ] = "auto",
     batches: Annotated[int, typer.Option("--batches", min=1, help="How many batches to draw and attack.")] = 1,
     seed: SeedOption = 0,
     rule: RuleOption = "fedsgd",

@@ -1,18 +1,14 @@
 """Builds a network from how it is written on the command line: ``mlp:400,400``, ``vit``, ``my_package.nets:make``."""
 
-import importlib
-import inspect
 import math
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from seepage.errors import InputError
 from seepage.networks.architectures import ACTIVATIONS, ViT, lenet, mlp, resnet18
+from seepage.networks.factories import call_factory
 from seepage.networks.tracing import trace_forward
 
 __all__ = ["ZOO", "build_network"]
@@ -89,43 +85,7 @@ def _users(spec: str, input_shape: tuple[int, ...], classes: int) -> nn.Module:
         raise InputError(
             f"The network should be one of {', '.join(ZOO)}, or `module:factory` for one of your own; found `{spec}`."
         )
-    with _current_directory_importable():
-        try:
-            made: object = importlib.import_module(module)
-        except Exception as error:
-            raise InputError(
-                f"The network's module `{module}` should be importable from {Path.cwd()}; {_said(error)}."
-            ) from error
-        for part in factory.split("."):
-            if not hasattr(made, part):
-                raise InputError(f"The module `{module}` should define the factory `{factory}`; found no `{part}`.")
-            made = getattr(made, part)
-        if not callable(made):
-            raise InputError(f"The factory `{spec}` should be a function or class; found {type(made).__name__}.")
-        try:
-            network = made(**_wanted(made, input_shape, classes))
-        except Exception as error:
-            raise InputError(f"The factory `{spec}` should return a network; it failed with {_said(error)}.") from error
+    network = call_factory(spec, what="network", offered={"input_shape": input_shape, "classes": classes})
     if not isinstance(network, nn.Module):
         raise InputError(f"The factory `{spec}` should return a torch.nn.Module; found {type(network).__name__}.")
     return network
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    before = list(sys.path)
-    sys.path.insert(0, str(Path.cwd()))
-    importlib.invalidate_caches()  # the file may be younger than the last look into its folder
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-def _wanted(factory: Callable[..., object], input_shape: tuple[int, ...], classes: int) -> dict[str, object]:
-    offered: dict[str, object] = {"input_shape": input_shape, "classes": classes}
-    return {name: value for name, value in offered.items() if name in inspect.signature(factory).parameters}
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")

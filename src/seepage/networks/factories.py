@@ -1,0 +1,61 @@
+"""Users' own code, written ``module:factory``: imported from the current directory, called with what it asks for."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from seepage.errors import InputError
+
+__all__ = ["call_factory"]
+
+
+def call_factory(spec: str, *, what: str, offered: Mapping[str, object]) -> object:
+    """What the factory of ``spec`` returns.
+
+    Args:
+        spec: ``module:factory``; the factory may lie deeper, as in ``module:Class.make``.
+        what: it should make, as messages name it, for example ``network``.
+        offered: arguments by name; it is called with those that its signature names.
+
+    Raises:
+        InputError: the module cannot be imported, it has no such factory, or the factory fails.
+    """
+    module, _, path = spec.partition(":")
+    one = f"an {what}" if what[0] in "aeiou" else f"a {what}"
+    with _current_directory_importable():
+        try:
+            made: object = importlib.import_module(module)
+        except Exception as error:
+            raise InputError(
+                f"The {what}'s module `{module}` should be importable from {Path.cwd()}; {_said(error)}."
+            ) from error
+        for part in path.split("."):
+            if not hasattr(made, part):
+                raise InputError(f"The module `{module}` should define the factory `{path}`; found no `{part}`.")
+            made = getattr(made, part)
+        if not callable(made):
+            raise InputError(f"The factory `{spec}` should be a function or class; found {type(made).__name__}.")
+        try:
+            named = inspect.signature(made).parameters
+            product: object = made(**{name: value for name, value in offered.items() if name in named})
+        except Exception as error:
+            raise InputError(f"The factory `{spec}` should return {one}; it failed with {_said(error)}.") from error
+    return product
+
+
+@contextmanager
+def _current_directory_importable() -> Iterator[None]:
+    before = list(sys.path)
+    sys.path.insert(0, str(Path.cwd()))
+    importlib.invalidate_caches()  # the file may be younger than the last look into its folder
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")
