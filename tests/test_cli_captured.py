@@ -115,7 +115,7 @@ def test_an_obstacle_ends_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[s
     update = FedSGD()(network, client()[1], torch.Generator())
     header = CaptureHeader(kind=UpdateKind.GRADIENT, sign=Sign.UPHILL, input_shape=(1, 8, 8), classes=10)
     write_capture(tmp_path / "b", Capture(header=header, update=update, before=network.state_dict()))
-    assert attack(tmp_path, "--update", str(tmp_path / "b"), network="mlp:50:gelu") == 3
+    assert attack(tmp_path, "--update", str(tmp_path / "b"), "--attack", "spear", network="mlp:50:gelu") == 3
     assert "could not be attacked" in capsys.readouterr().out
 
 

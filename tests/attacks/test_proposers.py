@@ -1,7 +1,7 @@
 """SPEAR++, PRISM, Auto and Exactify: whole batches, exactly, and what they say when they cannot."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -122,6 +122,38 @@ def test_auto_says_what_it_chose_and_why(digits: Dataset) -> None:
     assert_whole(result, batch)
     assert result.stats["chosen"] == "prism"
     assert "derivatives" in str(result.stats["because"])
+
+
+def test_without_a_relu_layer_auto_matches_gradients_and_says_so(digits: Dataset) -> None:
+    observation, batch = observed(digits, 2, "mlp:60:sigmoid")
+    result = run(Auto(budget=Budget(samples=300)), observation)
+    assert result.outcome is Outcome.APPROXIMATE
+    assert not bool(result.certified.any())
+    assert result.inputs is not None
+    assert float(torch.cdist(batch.inputs.flatten(1), result.inputs.flatten(1)).min(dim=1).values.max()) < 0.5
+    assert result.stats["chosen"] == "ig"
+    assert "ReLU" in str(result.stats["because"])
+
+
+def test_auto_begins_at_the_solved_recursion_for_one_example(digits: Dataset) -> None:
+    observation, batch = observed(digits, 1, "lenet:sigmoid")
+    alone = replace(observation, rounds=(replace(observation.latest, batch_size=1),))
+    result = run(Auto(budget=Budget(samples=3)), alone)
+    assert result.stats["chosen"] == "solved-git+ig"
+    assert result.inputs is not None
+    assert float((result.inputs - batch.inputs).abs().max()) < 0.05
+
+
+def test_auto_names_what_is_missing_for_matching_too() -> None:
+    observation, _ = observed(load_dataset("photos"), 4, "lenet")  # of two classes: the labels do not tell its size
+    obstacles = Auto().obstacles(observation)
+    assert any("convolution" in one.reason for one in obstacles)
+    assert any("--knows batch-size" in one.reason for one in obstacles)
+
+
+def test_auto_attacks_the_layer_that_was_asked_for_or_none(digits: Dataset) -> None:
+    observation, _ = observed(digits, 2, "mlp:60:sigmoid")
+    assert Auto(layer="1").obstacles(observation)
 
 
 def test_impossible_options_are_refused() -> None:

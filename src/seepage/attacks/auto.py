@@ -1,4 +1,4 @@
-"""The exact attack that fits: SPEAR, SPEAR++ or PRISM, chosen from the batch size, the layer and the kind of input."""
+"""The strongest attack that fits: an exact one where a ReLU layer allows it, else gradient matching."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,12 +7,14 @@ import torch
 
 from seepage.attacks.directions import Found, Proposals
 from seepage.attacks.disaggregation import Budget, invert_layer
+from seepage.attacks.matching import ig
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.prism import PRISM
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
+from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import LEAST_SHARE, PATIENCE, SPEARPlusPlus
-from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["Auto", "choose_attack"]
 
@@ -21,7 +23,10 @@ _FEW = 8  # examples up to which SPEAR is through at its first draws (benchmarks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Auto:
-    """Looks at the rank of the gradient first, then runs the attack that :func:`choose_attack` names.
+    """At a ReLU layer the exact attack that :func:`choose_attack` names from the gradient's rank; elsewhere matching.
+
+    Where no layer of the network goes into a ReLU, nothing can be certified: gradients are matched, for one example
+    from the solved recursion of GIT where that fits. That needs the batch size, known or restored.
 
     Args:
         layer: path of the layer to attack; the first that fits if ``None``. An inner layer yields its inputs.
@@ -37,14 +42,21 @@ class Auto:
         return "auto"
 
     def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
-        """Why no layer of the network fits; empty if one does."""
+        """Why no layer of the network fits, and why gradients cannot be matched; empty if either can be done."""
         layer = find_relu_layer(observation, self.layer)
-        return [] if isinstance(layer, ReLULayer) else layer
+        if isinstance(layer, ReLULayer):
+            return []
+        if self.layer is not None:  # that layer was asked for, nothing else
+            return layer
+        unmatched = ig().obstacles(observation)
+        return [*layer, *unmatched] if unmatched else []
 
     def __call__(
         self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
     ) -> Reconstruction:
         """What the chosen attack returns; ``stats`` say which it was (``chosen``) and why (``because``)."""
+        if not isinstance(find_relu_layer(observation, self.layer), ReLULayer):
+            return self._matched(observation, generator, progress)
         choice: list[tuple[str, str]] = []
 
         def propose(mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:
@@ -68,6 +80,21 @@ class Auto:
             return result
         attack, because = choice[0]
         return replace(result, stats={**result.stats, "chosen": attack, "because": because})
+
+    def _matched(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Reconstruction:
+        plain, chain = ig(budget=self.budget), SolvedGIT()
+        ways, because = [plain], "no linear layer goes into a ReLU, so that nothing can be exact: gradients are matched"
+        latest = observation.latest
+        alone = latest.batch_size == 1 or (latest.labels is not None and len(latest.labels) == 1)
+        if alone and not chain.obstacles(observation):
+            ways.insert(0, ig(start=chain, step=0.003, budget=self.budget, name="solved-git+ig"))
+            because += ", from the solved recursion"
+        result = Reconstruction(outcome=Outcome.FAILED, reason="No way was tried.")
+        for way in ways:
+            result = way(observation, generator=generator, progress=progress)
+            if result.outcome is not Outcome.FAILED or result.stats.get("stopped") == INTERRUPTED:
+                break
+        return replace(result, stats={**result.stats, "chosen": way.name, "because": because})
 
 
 def choose_attack(batch_size: int, shape: tuple[int, ...], *, noisy: bool = False) -> tuple[str, str]:

@@ -64,9 +64,9 @@ def _labels_only(make: Callable[[], Attack], paper: str, needs: str) -> Catalogu
 ATTACKS: Mapping[str, CatalogueEntry] = {
     "auto": CatalogueEntry(
         build=lambda budget, layer: Auto(budget=budget, layer=layer),
-        paper="SPEAR, SPEAR++ or PRISM, whichever fits",
-        recovers="whole batches, exactly, with labels and a certificate",
-        needs="a linear layer with bias into a ReLU",
+        paper="SPEAR, SPEAR++ or PRISM, whichever fits; else IG",
+        recovers="whole batches, exactly, with labels and a certificate; without a ReLU layer, an approximation",
+        needs="a linear layer with bias into a ReLU; else the batch size, known or restored",
     ),
     "spear": CatalogueEntry(
         build=lambda budget, layer: SPEAR(budget=budget, layer=layer),
