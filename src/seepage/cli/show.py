@@ -123,7 +123,12 @@ def print_theory(found: Preflight, batch_size: int) -> None:
 def _print_spear(found: Preflight, batch_size: int) -> None:
     layer = found.attackable
     if layer is None:
-        out.print("SPEAR: no layer fits.", markup=False)
+        out.print(
+            "SPEAR: no layer fits. auto matches gradients instead (ig): approximations, no certificate; it needs the batch "
+            "size (--knows batch-size) where the labels do not tell it.",
+            markup=False,
+            soft_wrap=True,
+        )
         return
     limit = min(layer.inputs, layer.outputs)
     out.print(
