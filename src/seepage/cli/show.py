@@ -124,8 +124,8 @@ def _print_spear(found: Preflight, batch_size: int) -> None:
     layer = found.attackable
     if layer is None:
         out.print(
-            "SPEAR: no layer fits. auto matches gradients instead (ig): approximations, no certificate; it needs the batch "
-            "size (--knows batch-size) where the labels do not tell it.",
+            "SPEAR: no layer fits. auto matches gradients instead (ig): approximations, no certificate; it needs the "
+            "batch size (--knows batch-size) where the labels do not tell it.",
             markup=False,
             soft_wrap=True,
         )
