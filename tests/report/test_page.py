@@ -206,7 +206,8 @@ def test_a_large_batch_shows_64_and_says_so(finding: Make, make_run: MakeRun, pi
         artifact=pictures(210),
     )
     text = page(make_run(many))
-    assert text.count("<img ") == 128
+    assert text.count("<img ") == 128 + 2 * 7  # the first seven stand under the headline too
+    assert "The first 7 examples of batch 0" in text
     assert "The first 64 of 210 examples are shown" in text
 
 
@@ -215,8 +216,8 @@ def test_what_was_not_matched_and_what_its_label_is_stands_beside_the_original(
 ) -> None:
     name = pictures(matched=False, labels=torch.tensor([1, 0]))
     text = page(make_run(finding(artifact=name), class_names=["cat", "dog"]))
-    assert text.count("<img ") == 2
-    assert text.count('class="none">not found') == 2
+    assert text.count("<img ") == 2 * 2  # under the headline, and with their figures
+    assert text.count('class="none">not found') == 2 * 2
     assert "1: dog" in text
 
 

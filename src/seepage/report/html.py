@@ -16,6 +16,7 @@ from seepage.report.summary import Verdict, summarize
 
 __all__ = ["write_report"]
 
+_GLIMPSED = 7  # pairs of pictures under the headline: one line of the page
 _HEADLINES = {
     Verdict.LEAKED: "Private data leaked",
     Verdict.NOTHING_FOUND: "Nothing found, which is not proof",
@@ -44,13 +45,16 @@ def write_report(run: Path, *, redact: bool = False) -> Path:
     summary = summarize(findings, batches=planned_batches(record))
     recorded = record.get("class_names")
     names = recorded if isinstance(recorded, list) else []
+    parts = sections(run, findings, class_names=names, redact=redact)
     page = (
         _environment()
         .get_template("page.html")
         .render(
             headline=_HEADLINES[summary.verdict],
             summary=summary,
-            sections=sections(run, findings, class_names=names, redact=redact),
+            sections=parts,
+            glimpse=next((part for part in parts if part.drawn), None),
+            glimpsed=_GLIMPSED,
             exposure=exposure(findings, class_names=names, redact=redact),
             figure=psnr_figure(findings),
             most_rows=MOST_ROWS,
