@@ -58,7 +58,7 @@ def test_nothing_on_the_page_comes_from_elsewhere(finding: Make, make_run: MakeR
     text = page(make_run(finding(artifact=pictures())))
     parsed = _Page(text)
     references = [a[key] or "" for _, a in parsed.tags for key in ("src", "href", "xlink:href", "action") if key in a]
-    assert len(parsed.of("img")) == 4
+    assert len(parsed.of("img")) == 2 * 4  # under the headline, and with their figures
     assert all(reference.startswith(("data:image/png;base64,", "#")) for reference in references)
     assert not parsed.of("script")
     assert not parsed.of("link")
