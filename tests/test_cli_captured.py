@@ -95,7 +95,24 @@ def test_a_pair_of_weight_files_is_enough(tmp_path: Path) -> None:
     # Of two steps there is no gradient to replay: what is certified rests on the zeros alone, and the finding says so.
     attack(tmp_path, *files, "--lr", "0.5", "--local-steps", "2", *shape)
     assert "plain gradient" in json.loads((tmp_path / "out" / "finding.json").read_text())["stats"]["replay"]
+    finding = json.loads((tmp_path / "out" / "finding.json").read_text())
+    assert finding["stats"]["claim"] == "fedavg:epochs=2,lr=0.5"
     assert attack(tmp_path, *files, *shape) == 2
+    # The rule alone says all that --lr and --local-steps say.
+    assert attack(tmp_path, *files, "--rule", "fedavg:lr=1", *shape) == 1
+    assert json.loads((tmp_path / "out" / "finding.json").read_text())["rule"] == "fedavg:lr=1.0"
+
+
+def test_a_stated_rule_that_the_bundle_contradicts_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle(tmp_path / "b")
+    assert attack(tmp_path, "--update", str(tmp_path / "b"), "--rule", "dpsgd:noise=0") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "whose rule is 'fedsgd'; found dpsgd:noise=0" in said
+    assert attack(tmp_path, "--update", str(tmp_path / "b"), "--rule", "fedsgd") == 1
+    assert attack(tmp_path, "--update", str(tmp_path / "b"), "--rule", "fedsgt") == 2
+    assert "fedavg" in capsys.readouterr().err
 
 
 def test_a_lie_about_the_rule_forges_no_certificate(tmp_path: Path) -> None:
