@@ -19,6 +19,8 @@ __all__ = ["Solution", "better", "choose"]
 
 _INPUT_TOLERANCES = (3e-7, 3e-4)  # relative: every digit of Adult's largest numbers; half a grey level of 8 bits
 _REPLAY_TOLERANCE = 1e-4  # relative; inputs that are off by this much are still pixel-identical
+_NO_AGREEMENT = "no example agrees with the units it switches off"
+_OTHER_BIAS = "the bias gradient does not fit the weight gradient: entries of the update were dropped or changed"
 _MOST_SWAPS = 256  # each costs a pass of all inputs through the layer
 
 
@@ -140,14 +142,15 @@ def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | No
     agreement = agree(errors, mixture.preactivations(inputs), zero_tol=mixture.zero_tol, margin=mixture.height_tol)
     evident = agreement.holds & known
     evident &= undisturbed(zero_mask(mixture.L, directions, zero_tol=mixture.zero_tol), doubtful=~evident)
+    explained = mixture.noisy or mixture.explains_bias(errors)
     return Solution(
         inputs=inputs,
         errors=errors,
         score=agreement.score,
-        evident=evident,
+        evident=evident & explained,
         input_error=mixture.error_of_inputs(directions.T * scales, inputs),
         tolerance=_INPUT_TOLERANCES[0],
-        replayed="no example agrees with the units it switches off",
+        replayed=_NO_AGREEMENT if explained else _OTHER_BIAS,
     )
 
 

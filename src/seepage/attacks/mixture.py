@@ -17,6 +17,7 @@ from seepage.linalg.nullspace import MOST_LEVERAGE
 __all__ = ["Mixture", "mix"]
 
 _MOST_NOISE = 0.25  # zero tolerance beyond which zeros cannot be told from errors
+_MOST_UNEXPLAINED = 30.0  # times the rounding expected; true gradients were seen to reach 10, sparsified ones 1e3
 _ROWS_AT_ONCE = 256  # rows of W converted to float64 at a time
 
 
@@ -70,6 +71,21 @@ class Mixture:
         entry = self.factors.noise * self.factors.singular[0] / (rows**0.5 + columns**0.5)
         error: Tensor = torch.linalg.inv(mixing).norm(dim=1) * entry
         return error / inputs.square().mean(dim=1).sqrt().clamp_min(1e-300)
+
+    def explains_bias(self, errors: Tensor) -> bool:
+        """Whether the bias gradient is the sum of the errors ``[b, m]``, up to rounding.
+
+        ``gb = dZ^T 1`` lies in the span of ``L`` whatever the directions are, and sets every scale. Where entries of
+        it were dropped or changed it leaves the span, and all inputs come out true in shape and wrong in size.
+        """
+        rows, columns = self.layer.weight.shape
+        entry = self.factors.noise * float(self.factors.singular[0]) / (rows**0.5 + columns**0.5)
+        gradient, bias = self.layer.bias_gradient, self.layer.bias.double()
+        own = torch.finfo(gradient.dtype).eps * float(errors.norm()) / rows**0.5
+        weight_size = float(self.layer.weight.double().norm()) / (rows * columns) ** 0.5
+        stored = self.layer.rounding * float(bias.norm()) / rows**0.5 / max(weight_size, 1e-300)
+        residual = float((gradient.double() - errors.sum(dim=0)).norm()) / rows**0.5
+        return bool(residual <= _MOST_UNEXPLAINED * (entry + own + stored))
 
     @property
     def rank_tol(self) -> float:
