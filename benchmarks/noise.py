@@ -85,12 +85,12 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 32])
     options = parser.parse_args()
     text = (
-        f"# What comes out behind weak defenses\n\nCommand: `python benchmarks/noise.py --seeds {options.seeds}`. `auto` "
-        f"on CIFAR-10 normalised by channel, {NETWORK} at PyTorch's default start, `fedsgd`, seeds 0 to "
+        f"# What comes out behind weak defenses\n\nCommand: `python benchmarks/noise.py --seeds {options.seeds}`. "
+        f"`auto` on CIFAR-10 normalised by channel, {NETWORK} at PyTorch's default start, `fedsgd`, seeds 0 to "
         f"{options.seeds - 1}, one network and one batch each; every run is counted. The server knows neither the "
         f"defense nor the batch size. Budget 3 s a batch on 1 thread. Machine: {platform.machine()}, {os.cpu_count()} "
-        f"cores shared with other work, torch {torch.__version__}, CPU. Noise is relative to the root mean square of the "
-        "whole update. *Exact*: equal in every pixel of 8 bits; *recognisable*: 20 dB or more and 6 dB above a flat "
+        f"cores shared with other work, torch {torch.__version__}, CPU. Noise is relative to the root mean square of "
+        "the whole update. *Exact*: equal in every pixel of 8 bits; *recognisable*: 20 dB or more and 6 dB above a flat "
         "picture. Shares are of examples; dB of the worst and of the median example, *nothing* where nothing was "
         "matched with it.\n"
     )
