@@ -44,8 +44,8 @@ def main() -> None:
         f"by channel, {NETWORK} at PyTorch's default start, float32, SGD on the whole batch in every step, seeds 0 to "
         f"{options.seeds - 1}, one network and one batch each; every run is counted. The server knows the rule, not "
         f"the batch size. Budget {SECONDS:.0f} s a batch on 1 thread. Machine: {platform.machine()}, {os.cpu_count()} "
-        f"cores shared with other work, torch {torch.__version__}, CPU. Shares are of examples; *exact*: equal in every "
-        "pixel of 8 bits; *rank*: how many examples the attack took the batch for, in any run.\n\n"
+        f"cores shared with other work, torch {torch.__version__}, CPU. Shares are of examples; *exact*: equal in "
+        "every pixel of 8 bits; *rank*: how many examples the attack took the batch for, in any run.\n\n"
         "| b | attack | lr | steps | exact | recognisable | certified | wrong certificates | broke | rank | "
         "median s |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|---|--:|\n"
     )

@@ -90,8 +90,8 @@ def main() -> None:
         f"{options.seeds - 1}, one network and one batch each; every run is counted. The server knows neither the "
         f"defense nor the batch size. Budget 3 s a batch on 1 thread. Machine: {platform.machine()}, {os.cpu_count()} "
         f"cores shared with other work, torch {torch.__version__}, CPU. Noise is relative to the root mean square of "
-        "the whole update. *Exact*: equal in every pixel of 8 bits; *recognisable*: 20 dB or more and 6 dB above a flat "
-        "picture. Shares are of examples; dB of the worst and of the median example, *nothing* where nothing was "
+        "the whole update. *Exact*: equal in every pixel of 8 bits; *recognisable*: 20 dB or more and 6 dB above a "
+        "flat picture. Shares are of examples; dB of the worst and of the median example, *nothing* where nothing was "
         "matched with it.\n"
     )
     text += flat_pictures()

@@ -1,7 +1,7 @@
 """SPEAR++, PRISM, Auto and Exactify: whole batches, exactly, and what they say when they cannot."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -216,6 +216,15 @@ def solution(certified: int, score: float = 0.5) -> Solution:
         tolerance=1e-3,
         replayed="not asked",
     )
+
+
+def test_an_error_that_is_not_a_number_is_rough() -> None:
+    nan = float("nan")
+    errors = torch.tensor([0.0, 1e-3, 2e-3, nan], dtype=torch.float64)
+    sure = replace(solution(4), input_error=errors)
+    assert sure.rough.tolist() == [False, False, True, True]
+    assert sure.certified.tolist() == [True, True, False, False]
+    assert replace(sure, tolerance=-1.0).rough.all()  # noised: not even an error of zero is small enough
 
 
 def test_what_was_proved_is_not_given_up_for_a_later_choice_that_proves_less() -> None:
