@@ -1,6 +1,7 @@
 """A captured update on the command line: attacked without the truth, scored with it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from seepage.federated.storage import Capture, CaptureHeader, Sign, UpdateKind, 
 from seepage.federated.truth import write_truth
 from seepage.networks.weights import save_weights
 from seepage.networks.zoo import build_network
-from seepage.types import PrivateBatch
+from seepage.types import Attack, PrivateBatch
 
 SPEC = "mlp:100"
 
@@ -95,7 +96,24 @@ def test_a_pair_of_weight_files_is_enough(tmp_path: Path) -> None:
     # Of two steps there is no gradient to replay: what is certified rests on the zeros alone, and the finding says so.
     attack(tmp_path, *files, "--lr", "0.5", "--local-steps", "2", *shape)
     assert "plain gradient" in json.loads((tmp_path / "out" / "finding.json").read_text())["stats"]["replay"]
+    finding = json.loads((tmp_path / "out" / "finding.json").read_text())
+    assert finding["stats"]["claim"] == "fedavg:epochs=2,lr=0.5"
     assert attack(tmp_path, *files, *shape) == 2
+    # The rule alone says all that --lr and --local-steps say.
+    assert attack(tmp_path, *files, "--rule", "fedavg:lr=1", *shape) == 1
+    assert json.loads((tmp_path / "out" / "finding.json").read_text())["rule"] == "fedavg:lr=1.0"
+
+
+def test_a_stated_rule_that_the_bundle_contradicts_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle(tmp_path / "b")
+    assert attack(tmp_path, "--update", str(tmp_path / "b"), "--rule", "dpsgd:noise=0") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "whose rule is 'fedsgd'; found dpsgd:noise=0" in said
+    assert attack(tmp_path, "--update", str(tmp_path / "b"), "--rule", "fedsgd") == 1
+    assert attack(tmp_path, "--update", str(tmp_path / "b"), "--rule", "fedsgt") == 2
+    assert "fedavg" in capsys.readouterr().err
 
 
 def test_a_lie_about_the_rule_forges_no_certificate(tmp_path: Path) -> None:
@@ -117,6 +135,22 @@ def test_an_obstacle_ends_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[s
     write_capture(tmp_path / "b", Capture(header=header, update=update, before=network.state_dict()))
     assert attack(tmp_path, "--update", str(tmp_path / "b"), "--attack", "spear", network="mlp:50:gelu") == 3
     assert "could not be attacked" in capsys.readouterr().out
+
+
+def test_silence_exits_with_0_beside_a_passed_control_and_with_4_beside_a_failed_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, plant: Callable[..., Attack]
+) -> None:
+    bundle(tmp_path / "b", 60)
+    given = ("--update", str(tmp_path / "b"), "--attack", "spear", "--budget", "3000")
+    assert attack(tmp_path, *given) == 0
+    assert "Positive control on 4 random inputs: passed" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "finding.json").read_text())["control"]["passed"]
+    monkeypatch.setattr("seepage.cli.captured.build_attack", lambda *_, **__: plant())
+    assert attack(tmp_path, *given) == 4
+    assert "inconclusive" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "reconstruction.safetensors").exists()
+    monkeypatch.setattr("seepage.cli.captured.build_attack", lambda *_, **__: plant(labels=(1, 2)))
+    assert attack(tmp_path, *given) == 3
 
 
 def test_weights_come_from_the_bundle_or_a_file_and_not_from_chance(

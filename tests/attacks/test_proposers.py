@@ -250,6 +250,15 @@ def solution(certified: int, score: float = 0.5) -> Solution:
     )
 
 
+def test_an_error_that_is_not_a_number_is_rough() -> None:
+    nan = float("nan")
+    errors = torch.tensor([0.0, 1e-3, 2e-3, nan], dtype=torch.float64)
+    sure = replace(solution(4), input_error=errors)
+    assert sure.rough.tolist() == [False, False, True, True]
+    assert sure.certified.tolist() == [True, True, False, False]
+    assert replace(sure, tolerance=-1.0).rough.all()  # noised: not even an error of zero is small enough
+
+
 def test_what_was_proved_is_not_given_up_for_a_later_choice_that_proves_less() -> None:
     many, few, closer = solution(3), solution(0, score=0.9), solution(3, score=0.9)
     assert better(many, few) is many

@@ -113,6 +113,27 @@ def test_what_came_out_too_rough_is_found_and_not_certified(rule: str, defenses:
     assert precise.outcome is Outcome.EXACT
 
 
+@pytest.mark.parametrize("rule", ["fedsgd", "dpsgd:clip=0.5,noise=0", "fedavg:epochs=2,lr=0.01"])
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_bias_gradient_that_was_cut_certifies_nothing(rule: str, seed: int) -> None:
+    # Digits in [0, 1] have so many zeros that top-k at a half cuts nothing but entries of the bias gradient: the rank
+    # and all zeros stay as they were, and every input comes out a few grey levels too dark or too bright.
+    digits = load_dataset("digits", normalize="none")
+    batch = digits.batch(torch.arange(4) * 131 + seed)
+    network = build_network("mlp:200,100", input_shape=digits.input_shape, classes=10, seed=seed)
+    made, chance = build_rule(rule), torch.Generator().manual_seed(0)
+    sent = made(network, batch, chance)
+    for text, certified in (("topk:0.5", False), ("topk:0.9", True)):
+        update = build_defense(text)(sent, chance)
+        seen = ThreatModel().view(network=network, update=update, batch=batch, rule=made, classes=10)
+        result = invert(seen)
+        assert bool(result.certified.any()) is certified, text
+        if certified:
+            assert_certified_inputs_are_true(result, batch)
+        else:
+            assert "bias gradient does not fit" in str(result.stats["replay"])
+
+
 @pytest.mark.parametrize("pattern", ["1", "1.bias", "*.weight", "*"])
 def test_dropped_tensors_are_an_obstacle_or_another_layer_is_attacked(pattern: str) -> None:
     names = [layer.name for layer in read_layers(observe("fedsgd")[0].latest.network, (1, 8, 8)).layers]

@@ -1,8 +1,7 @@
 """Findings, run folders and verdicts: could-not-run, broke, failed and found-nothing stay four different things."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,38 +18,7 @@ from seepage.data.sources import load_dataset
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
-from seepage.types import (
-    INTERRUPTED,
-    Attack,
-    Observation,
-    Obstacle,
-    Outcome,
-    PrivateBatch,
-    Progress,
-    Reconstruction,
-    go_on,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
-    """An attack with a bug in it."""
-
-    @property
-    def name(self) -> str:
-        return "broken"
-
-    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:  # noqa: ARG002
-        return []
-
-    def __call__(
-        self,
-        observation: Observation,  # noqa: ARG002
-        *,
-        generator: torch.Generator,  # noqa: ARG002
-        progress: Progress = go_on,  # noqa: ARG002
-    ) -> Reconstruction:
-        raise ZeroDivisionError("a bug")
+from seepage.types import INTERRUPTED, Attack, Outcome, PrivateBatch, Reconstruction
 
 
 def audit(attack: Attack | None = None, *, network: str = "mlp:100,50", seed: int = 0, batches: int = 2) -> Audit:
@@ -124,8 +92,8 @@ def test_equal_audits_give_equal_findings(found: list[Finding]) -> None:
     assert [one.scores["exact"] for one in again] == [one.scores["exact"] for one in found]
 
 
-def test_a_crash_is_a_row_with_an_error_and_no_outcome() -> None:
-    for finding in findings_of(audit(Broken())):
+def test_a_crash_is_a_row_with_an_error_and_no_outcome(plant: Callable[..., Attack]) -> None:
+    for finding in findings_of(audit(plant(breaks=True))):
         assert finding.error == "ZeroDivisionError: a bug"
         assert finding.outcome is None
         assert finding.obstacles == []

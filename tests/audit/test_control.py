@@ -1,6 +1,6 @@
 """Silence counts only beside the same attack succeeding where it must: a planted failing attack is inconclusive."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -16,41 +16,9 @@ from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
 from seepage.report.summary import Verdict as Said
 from seepage.report.summary import summarize
-from seepage.types import (
-    INTERRUPTED,
-    Attack,
-    GradientUpdate,
-    Observation,
-    Obstacle,
-    Outcome,
-    Progress,
-    Reconstruction,
-    go_on,
-)
+from seepage.types import Attack, GradientUpdate, Observation
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hopeless:
-    """A planted attack that looks at nothing and finds nothing, wherever it is put."""
-
-    @property
-    def name(self) -> str:
-        return "hopeless"
-
-    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:  # noqa: ARG002
-        return []
-
-    def __call__(
-        self,
-        observation: Observation,  # noqa: ARG002
-        *,
-        generator: torch.Generator,  # noqa: ARG002
-        progress: Progress = go_on,
-    ) -> Reconstruction:
-        stopped = not progress(0, 1, "looking away")
-        return Reconstruction(
-            outcome=Outcome.FAILED, reason="It looked away.", stats={"stopped": INTERRUPTED} if stopped else {}
-        )
+Plant = Callable[..., Attack]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +58,8 @@ def audit(attack: Attack, *, batch_size: int = 60, batches: int = 1) -> Audit:
     )
 
 
-def test_a_planted_failing_attack_is_inconclusive() -> None:
-    findings = [audited.finding for audited in with_control(audit(Hopeless(), batches=2))]
+def test_a_planted_failing_attack_is_inconclusive(plant: Plant) -> None:
+    findings = [audited.finding for audited in with_control(audit(plant(), batches=2))]
     for finding in findings:
         assert finding.control is not None
         assert not finding.control.passed
@@ -114,8 +82,8 @@ def test_an_attack_that_works_but_not_here_passes_its_control(change: dict[str, 
         assert verdict(findings, batches=1, threshold=0.0) is Verdict.NOT_AUDITED
 
 
-def test_silence_without_a_control_is_never_nothing_leaked() -> None:
-    findings = [audited.finding for audited in audit(Hopeless())()]
+def test_silence_without_a_control_is_never_nothing_leaked(plant: Plant) -> None:
+    findings = [audited.finding for audited in audit(plant())()]
     assert findings[0].control is None
     assert verdict(findings, batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
 
@@ -134,7 +102,7 @@ def test_the_same_seed_gives_the_same_control_and_it_is_run_once() -> None:
     assert found[0] is found[1]
 
 
-def test_an_interrupted_control_is_tried_again() -> None:
+def test_an_interrupted_control_is_tried_again(plant: Plant) -> None:
     calls = 0
 
     def stop_at_the_control(done: int, total: int | None, note: str) -> bool:
@@ -142,7 +110,7 @@ def test_an_interrupted_control_is_tried_again() -> None:
         calls += 1
         return calls == 1
 
-    (audited,) = with_control(audit(Hopeless()), progress=stop_at_the_control)
+    (audited,) = with_control(audit(plant()), progress=stop_at_the_control)
     finding = audited.finding
     assert finding.ended
     assert finding.control is not None
@@ -151,14 +119,12 @@ def test_an_interrupted_control_is_tried_again() -> None:
     assert verdict([finding], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
 
 
-def test_an_attack_that_cannot_run_on_a_plain_gradient_fails_its_control() -> None:
-    @dataclass(frozen=True, slots=True, kw_only=True)
-    class OnlyAveraged(Hopeless):
-        def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
-            plain = observation.rule is not None and observation.rule.is_gradient
-            return [Obstacle(where="rule", reason="is a plain gradient.")] if plain else []
+def test_an_attack_that_cannot_run_on_a_plain_gradient_fails_its_control(plant: Plant) -> None:
+    def only_averaged(observation: Observation) -> str | None:
+        plain = observation.rule is not None and observation.rule.is_gradient
+        return "is a plain gradient." if plain else None
 
-    plan = replace(audit(OnlyAveraged(), batch_size=4), rule=ZeroRule())
+    plan = replace(audit(plant(obstacle=only_averaged), batch_size=4), rule=ZeroRule())
     (audited,) = with_control(plan)
     assert audited.finding.control is not None
     assert "could not run" in audited.finding.control.reason

@@ -29,10 +29,23 @@ PLAIN: dict[str, Any] = {
     "device": "cpu",
     "versions": {"torch": "2"},
 }
+LIMITS = ("exact_share", "leaked_share", "certified_share", "psnr")
 CONTROL = {"batch_size": 1, "rule": "fedsgd", "outcome": "exact", "exact": 1, "recovered": 1, "seconds": 1.0}
 SILENT: dict[str, Any] = {"outcome": "failed", "certified": [], "scores": {}}
 CLEAN: dict[str, Any] = {**SILENT, "control": {**CONTROL, "passed": True}}
 BLIND: dict[str, Any] = {**SILENT, "control": {**CONTROL, "passed": False}}
+SEEN: dict[str, Any] = {  # one of two pictures recognisable, none exact
+    "outcome": "approximate",
+    "certified": [False, False],
+    "scores": {"psnr": [32.0, 9.0], "exact": [False, False], "recognisable": [True, False]},
+}
+LABELS: dict[str, Any] = {  # every class's number is right, none is certified
+    "outcome": "approximate",
+    "certified": [False, False],
+    "labels": [3, 4],
+    "true_labels": [4, 3],
+    "scores": {"leacc": 1.0, "lnacc": 1.0, "exact_vector": 1.0, "l1_half": 0.0, "wrong_certified": 0.0},
+}
 BROKEN: dict[str, Any] = {**SILENT, "outcome": None, "error": "RuntimeError: the secret 42"}
 
 
@@ -65,6 +78,13 @@ def gate(tmp_path: Path, limits: str, folder: Path) -> int:
         ({}, "[limits]\nexact_share = 1\npsnr = 299\n", 1),
         ({}, "[[limits_for]]\nattack = 'spear'\nbatch_size = 2\nexact_share = 1\n", 0),
         ({}, "[[limits_for]]\nattack = 'other'\nexact_share = 1\n", 1),
+        (SEEN, "", 1),
+        (SEEN, "[limits]\nexact_share = 0.5\n", 0),
+        (SEEN, "[limits]\nleaked_share = 0.5\n", 0),
+        (SEEN, "[limits]\nexact_share = 1\nleaked_share = 0.4\n", 1),
+        (LABELS, "", 1),
+        (LABELS, "[limits]\nleaked_share = 0.9\n", 1),
+        (LABELS, "[limits]\nleaked_share = 1\n", 0),
         (CLEAN, "", 0),
         (BLIND, "", 4),
         (SILENT, "", 4),
@@ -75,6 +95,12 @@ def gate(tmp_path: Path, limits: str, folder: Path) -> int:
 )
 def test_the_exit_code_says_how_it_ended(tmp_path: Path, change: dict[str, Any], limits: str, code: int) -> None:
     assert gate(tmp_path, limits, run(tmp_path / "run", change)) == code
+
+
+def test_the_limit_that_was_passed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gate(tmp_path, "", run(tmp_path / "run", SEEN)) == 1
+    assert "leaked_share should be at most 0; found 0.5" in " ".join(capsys.readouterr().out.split())
+    assert '"leaked_share"' in (tmp_path / "run" / "gate.sarif").read_text()
 
 
 def test_a_run_cut_short_does_not_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +140,14 @@ def test_a_misspelt_limit_is_named_with_its_line(tmp_path: Path, capsys: pytest.
     assert not (folder / "gate.xml").exists()
 
 
+def test_every_limit_has_a_rule_in_the_sarif(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", {})
+    for name in LIMITS:
+        low = "".join(f"{other} = {1 if other != 'psnr' else 300}\n" for other in LIMITS if other != name)
+        assert gate(tmp_path, f"[limits]\n{low}{name} = 0\n", folder) == 1, name
+        assert f'"ruleId": "{name}"' in (folder / "gate.sarif").read_text()
+
+
 def test_the_example_thresholds_are_understood(tmp_path: Path) -> None:
     folder = run(tmp_path / "run", CLEAN)
     assert seepage("gate", str(ROOT / "examples" / "thresholds.toml"), str(folder)) == 0
@@ -130,6 +164,11 @@ def test_the_example_thresholds_are_understood(tmp_path: Path) -> None:
         (([CLEAN, CLEAN], [CLEAN]), 4, "1 only in the first"),
         (([CLEAN], [CLEAN, CLEAN]), 0, "1 only in the second"),
         (([CLEAN], [CLEAN, {}]), 1, "1 leaks more"),
+        (([CLEAN], [SEEN]), 1, "1 leaks more"),
+        (([SEEN], [CLEAN]), 0, "1 leaks less"),
+        (([SEEN], [{}]), 1, "1 leaks more"),
+        (([BLIND], [LABELS]), 1, "1 leaks more"),
+        (([CLEAN], [CLEAN, LABELS]), 1, "1 leaks more"),
         (([CLEAN], [{"network": "mlp:9"}]), 2, "--ignore"),
     ],
 )

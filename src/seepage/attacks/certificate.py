@@ -10,6 +10,9 @@ Four facts are asked of every example, none of which holds for an arbitrary fact
 4. *Replay*, where the update is a plain gradient: for one label, the network itself, run on the reconstructed input,
    gives the error back, and the gradient recomputed from all of them equals the update. Where it cannot be run, the
    first three certify only what :mod:`seepage.attacks.warrant` lets them.
+
+All of them suppose that the bias gradient, which sets the scales, is the sum of the errors
+(:meth:`seepage.attacks.mixture.Mixture.explains_bias`).
 """
 
 from collections.abc import Callable

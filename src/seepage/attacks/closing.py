@@ -19,6 +19,10 @@ __all__ = ["Solution", "better", "choose"]
 
 _INPUT_TOLERANCES = (3e-7, 3e-4)  # relative: every digit of Adult's largest numbers; half a grey level of 8 bits
 _REPLAY_TOLERANCE = 1e-4  # relative; inputs that are off by this much are still pixel-identical
+_LOOSE_REPLAY = 1e-3  # the most that known rounding of the weights may loosen it to
+_ABOVE_ROUNDING = 20.0  # true examples were seen at 7 to 10 times the rounding expected
+_NO_AGREEMENT = "no example agrees with the units it switches off"
+_OTHER_BIAS = "the bias gradient does not fit the weight gradient: entries of the update were dropped or changed"
 _MOST_SWAPS = 256  # each costs a pass of all inputs through the layer
 
 
@@ -140,14 +144,15 @@ def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | No
     agreement = agree(errors, mixture.preactivations(inputs), zero_tol=mixture.zero_tol, margin=mixture.height_tol)
     evident = agreement.holds & known
     evident &= undisturbed(zero_mask(mixture.L, directions, zero_tol=mixture.zero_tol), doubtful=~evident)
+    explained = mixture.noisy or mixture.explains_bias(errors)
     return Solution(
         inputs=inputs,
         errors=errors,
         score=agreement.score,
-        evident=evident,
+        evident=evident & explained,
         input_error=mixture.error_of_inputs(directions.T * scales, inputs),
         tolerance=_INPUT_TOLERANCES[0],
-        replayed="no example agrees with the units it switches off",
+        replayed=_NO_AGREEMENT if explained else _OTHER_BIAS,
     )
 
 
@@ -157,7 +162,16 @@ def _ask_replay(observation: Observation, mixture: Mixture, solution: Solution, 
     replayed = replay(observation, mixture.layer, solution.inputs, solution.errors, generator=generator)
     evident = solution.evident
     if isinstance(replayed, Replay):
-        evident = evident & ((replayed.residual <= _REPLAY_TOLERANCE) | solution.rough)
+        evident = evident & ((replayed.residual <= _replay_tolerance(mixture, solution)) | solution.rough)
     elif (doubt := unwarranted(observation, mixture)) is not None:
         evident, replayed = torch.zeros_like(evident), f"{replayed}, and {doubt}"
     return replace(solution, replayed=replayed, evident=evident)
+
+
+def _replay_tolerance(mixture: Mixture, solution: Solution) -> Tensor:
+    """``[b]``: wider where the update is a difference of rounded weights, whose errors are off by more than that."""
+    strict = torch.full_like(solution.input_error, _REPLAY_TOLERANCE)
+    if not mixture.layer.rounding:
+        return strict
+    expected = mixture.error_of_errors(solution.inputs, solution.errors)
+    return (_ABOVE_ROUNDING * expected).clamp(_REPLAY_TOLERANCE, _LOOSE_REPLAY)

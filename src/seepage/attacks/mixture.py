@@ -17,6 +17,7 @@ from seepage.linalg.nullspace import MOST_LEVERAGE
 __all__ = ["Mixture", "mix"]
 
 _MOST_NOISE = 0.25  # zero tolerance beyond which zeros cannot be told from errors
+_MOST_UNEXPLAINED = 30.0  # times the rounding expected; true gradients were seen to reach 10, sparsified ones 1e3
 _ROWS_AT_ONCE = 256  # rows of W converted to float64 at a time
 
 
@@ -66,10 +67,40 @@ class Mixture:
             mixing: ``Q [b, b]``, scales included.
             inputs: ``X [b, n]``.
         """
+        error: Tensor = torch.linalg.inv(mixing).norm(dim=1) * self._entry_error
+        relative: Tensor = error / inputs.square().mean(dim=1).sqrt().clamp_min(1e-300)
+        return relative
+
+    def error_of_errors(self, inputs: Tensor, errors: Tensor) -> Tensor:
+        """What rounding of the gradient makes of each error ``[b]``, as a share of its length: ``dZ^T = gW X^+``.
+
+        Args:
+            inputs: ``X [b, n]``.
+            errors: ``dZ [b, m]``.
+        """
+        moved: Tensor = torch.linalg.pinv(inputs).norm(dim=0) * (self._entry_error * errors.shape[1] ** 0.5)
+        share: Tensor = moved / errors.norm(dim=1).clamp_min(1e-300)
+        return share
+
+    def explains_bias(self, errors: Tensor) -> bool:
+        """Whether the bias gradient is the sum of the errors ``[b, m]``, up to rounding.
+
+        ``gb = dZ^T 1`` lies in the span of ``L`` whatever the directions are, and sets every scale. Where entries of
+        it were dropped or changed it leaves the span, and all inputs come out true in shape and wrong in size.
+        """
         rows, columns = self.layer.weight.shape
-        entry = self.factors.noise * self.factors.singular[0] / (rows**0.5 + columns**0.5)
-        error: Tensor = torch.linalg.inv(mixing).norm(dim=1) * entry
-        return error / inputs.square().mean(dim=1).sqrt().clamp_min(1e-300)
+        gradient, bias = self.layer.bias_gradient, self.layer.bias.double()
+        own = torch.finfo(gradient.dtype).eps * float(errors.norm()) / rows**0.5
+        weight_size = float(self.layer.weight.double().norm()) / (rows * columns) ** 0.5
+        stored = self.layer.rounding * float(bias.norm()) / rows**0.5 / max(weight_size, 1e-300)
+        residual = float((gradient.double() - errors.sum(dim=0)).norm()) / rows**0.5
+        return bool(residual <= _MOST_UNEXPLAINED * (self._entry_error + own + stored))
+
+    @property
+    def _entry_error(self) -> float:
+        """Root mean square error of the weight gradient's entries, by the singular values that were cut off."""
+        rows, columns = self.layer.weight.shape
+        return self.factors.noise * float(self.factors.singular[0]) / float(rows**0.5 + columns**0.5)
 
     @property
     def rank_tol(self) -> float:

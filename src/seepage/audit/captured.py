@@ -1,6 +1,5 @@
 """Attack one captured update without the truth: what counts as exact is what the certificate says."""
 
-import copy
 import time
 from dataclasses import dataclass, replace
 
@@ -9,28 +8,22 @@ from torch import nn
 
 from seepage.audit.findings import ControlCase, Finding
 from seepage.audit.noisecontrol import control_on_noise
+from seepage.audit.observed import observe
 from seepage.audit.record import Verdict
 from seepage.audit.run import versions
-from seepage.errors import InputError
-from seepage.federated.rules import FedSGD
-from seepage.federated.storage import Capture, UpdateKind
+from seepage.federated.storage import Capture
 from seepage.types import (
     INTERRUPTED,
     Attack,
-    GradientUpdate,
     Observation,
     Outcome,
     Progress,
     Reconstruction,
-    Round,
     UpdateRule,
     go_on,
 )
 
-__all__ = ["Attacked", "CapturedAudit", "observe"]
-
-_PLAIN = ("fedsgd", "unknown")  # of a gradient
-_ONE_STEP = ("fedsgd", "fedavg", "sgd", "unknown")  # of a difference after one local step
+__all__ = ["Attacked", "CapturedAudit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +37,7 @@ class Attacked:
         seconds: how long it took.
         batch_size: as the capture says.
         control: what the same attack did on random inputs, if it found nothing here.
+        claim: the client's rule, by the capture's or its user's word, if certificates rest on it and on no replay.
     """
 
     obstacles: tuple[str, ...] = ()
@@ -52,6 +46,7 @@ class Attacked:
     seconds: float = 0.0
     batch_size: int | None = None
     control: ControlCase | None = None
+    claim: str = ""
 
     @property
     def ended(self) -> bool:
@@ -110,6 +105,8 @@ class Attacked:
         if self.silent and self.control is not None:
             how = "passed" if self.control.passed else "failed, so that this silence is inconclusive"
             beside = f" Positive control on {self.control.batch_size} random inputs: {how}."
+        if self.claim:
+            beside = f" Certified if the client's rule is {self.claim}, as is claimed: no replay can test that."
         doubt = f", {self.uncertified} uncertified (right or wrong: only the truth tells)" if self.uncertified else ""
         return (
             f"{found.outcome}, {self.certified} examples certified{doubt}, {self.seconds:.1f} s. {found.reason}{beside}"
@@ -126,6 +123,7 @@ class CapturedAudit:
         classes: how many classes the network tells apart.
         attack: what the server does.
         seed: root of the attack's chance.
+        rule: what the client did, as its user says; ``None`` for what the capture says.
     """
 
     network: nn.Module
@@ -133,14 +131,17 @@ class CapturedAudit:
     classes: int
     attack: Attack
     seed: int = 0
+    rule: UpdateRule | None = None
 
     def __call__(self, capture: Capture, *, progress: Progress = go_on) -> Attacked:
         """Attack it; a crash of the attack is a result of its own, and silence is held against a control.
 
         Raises:
-            InputError: the capture does not fit the network.
+            InputError: the capture does not fit the network, or contradicts the stated rule.
         """
-        observation = observe(capture, self.network, input_shape=self.input_shape, classes=self.classes)
+        observation = observe(
+            capture, self.network, input_shape=self.input_shape, classes=self.classes, stated=self.rule
+        )
         started = time.monotonic()
         obstacles = tuple(str(obstacle) for obstacle in self.attack.obstacles(observation))
         found, error = None, None
@@ -156,6 +157,7 @@ class CapturedAudit:
             reconstruction=found,
             seconds=time.monotonic() - started,
             batch_size=capture.header.batch_size,
+            claim=_claim(observation, found),
         )
         if found is None or found.outcome is not Outcome.FAILED or not attacked.silent:
             return attacked
@@ -169,7 +171,7 @@ class CapturedAudit:
         return Finding(
             attack=self.attack.name,
             network=network,
-            rule=capture.header.rule,
+            rule=capture.header.rule if self.rule is None else self.rule.name,
             threat_model="captured: " + capture.header.kind,
             data=source,
             normalize=normalize,
@@ -183,7 +185,7 @@ class CapturedAudit:
             certified=[] if found is None else found.certified.tolist(),
             labels=None if found is None or found.labels is None else found.labels.tolist(),
             layer="" if found is None else found.layer,
-            stats={} if found is None else dict(found.stats),
+            stats=({} if found is None else dict(found.stats)) | ({"claim": attacked.claim} if attacked.claim else {}),
             seconds=attacked.seconds,
             peak_memory_mib=None,
             control=attacked.control,
@@ -192,54 +194,7 @@ class CapturedAudit:
         )
 
 
-def observe(capture: Capture, network: nn.Module, *, input_shape: tuple[int, ...], classes: int) -> Observation:
-    """What the server has, from a capture and nothing else.
-
-    An update is taken for a plain gradient where the capture's rule says so. If that is a lie it costs the attack its
-    certificate: the replay recomputes the update. Of other rules the replay says nothing, and the finding tells so.
-
-    Raises:
-        InputError: a tensor is not the network's, or of another shape; the message names it.
-    """
-    sent = capture.gradient()
-    dtype = next(iter(sent.values())).dtype
-    server = copy.deepcopy(network).to(dtype)
-    if capture.before:
-        _put(server, capture)
-    parameters, state = dict(server.named_parameters()), server.state_dict()
-    for name, tensor in sent.items():
-        if name not in state:  # differences hold buffers as well
-            raise InputError(f"The update's `{name}` should be a parameter of the network; found no such parameter.")
-        if name in parameters and tensor.shape != parameters[name].shape:
-            raise InputError(
-                f"The update's `{name}` should have shape {list(parameters[name].shape)}; found {list(tensor.shape)}."
-            )
-    update = GradientUpdate({name: tensor.to(dtype) for name, tensor in sent.items() if name in parameters})
-    if not update:
-        raise InputError("The update should hold a parameter of the network; found none.")
-    rounds = (Round(network=server, update=update, batch_size=capture.header.batch_size),)
-    return Observation(rounds=rounds, input_shape=input_shape, classes=classes, rule=_rule(capture))
-
-
-def _put(server: nn.Module, capture: Capture) -> None:
-    """The captured state into the network: every parameter of it, and no others."""
-    state = server.state_dict()
-    odd = sorted(set(state) ^ set(capture.before))
-    if odd:
-        where = "the capture" if odd[0] in state else "the network"
-        raise InputError(f"`before/{odd[0]}` should be in both the capture and the network; found it not in {where}.")
-    for name, tensor in capture.before.items():
-        if tensor.shape != state[name].shape:
-            raise InputError(
-                f"`before/{name}` should have shape {list(state[name].shape)}; found {list(tensor.shape)}."
-            )
-    server.load_state_dict(capture.before)
-
-
-def _rule(capture: Capture) -> UpdateRule | None:
-    header = capture.header
-    if header.secure_aggregation:
-        return None
-    if header.kind is UpdateKind.GRADIENT:
-        return FedSGD() if header.rule in _PLAIN else None
-    return FedSGD() if header.local_steps == 1 and header.rule in _ONE_STEP else None
+def _claim(observation: Observation, found: Reconstruction | None) -> str:
+    """The rule that certificates rest on where the network could not be replayed."""
+    unreplayed = found is not None and bool(found.certified.any()) and "replay" in found.stats
+    return observation.rule.name if unreplayed and observation.rule is not None else ""

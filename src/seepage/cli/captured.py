@@ -9,7 +9,7 @@ import typer
 from torch import nn
 
 from seepage.audit.captured import Attacked, CapturedAudit
-from seepage.audit.catalogue import ATTACKS, build_attack
+from seepage.audit.catalogue import ATTACKS, build_attack, build_rule
 from seepage.audit.findings import Score
 from seepage.audit.reconstructions import read_reconstruction, score_against_truth, write_reconstruction
 from seepage.audit.record import Verdict
@@ -18,6 +18,7 @@ from seepage.cli.options import (
     BudgetOption,
     NetworkOption,
     SeedOption,
+    StatedRuleOption,
     ThreadsOption,
     ThresholdOption,
     parse_budget,
@@ -33,6 +34,7 @@ from seepage.federated.truth import read_truth
 from seepage.networks.weights import load_weights
 from seepage.networks.zoo import build_network
 from seepage.report.sheet import write_sheet
+from seepage.types import UpdateRule
 
 __all__ = ["attack", "score"]
 
@@ -46,7 +48,10 @@ def attack(
     before: Annotated[_File, typer.Option("--before", metavar="FILE", help="Or: weights sent out ...")] = None,
     after: Annotated[_File, typer.Option("--after", metavar="FILE", help="... and weights that came back.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="The client's learning rate, with --before.")] = None,
-    local_steps: Annotated[int, typer.Option("--local-steps", min=1, help="Its SGD steps, with --before.")] = 1,
+    local_steps: Annotated[
+        int | None, typer.Option("--local-steps", min=1, help="Its SGD steps, with --before; 1 without --rule.")
+    ] = None,
+    rule: StatedRuleOption = None,
     weights: Annotated[
         _File, typer.Option("--weights", metavar="FILE", help="Weights sent out, if the bundle has none.")
     ] = None,
@@ -65,10 +70,11 @@ def attack(
     """Attack one captured update. Needs no truth: only what is certified is called exact."""
     set_threads(threads)
     method = build_attack(attack_name, budget=parse_budget(budget), layer=layer)
+    stated = None if rule is None else build_rule(rule)
     shape = None if input_shape is None else parse_shape(input_shape)
     bundle = None
     if update is not None:
-        _refuse_besides_bundle(before=before, after=after, lr=lr)
+        _refuse_besides_bundle(before=before, after=after, lr=lr, local_steps=local_steps)
         bundle = read_capture(update)
         shape, classes = shape or bundle.header.input_shape, classes or bundle.header.classes
     if shape is None or classes is None:
@@ -76,11 +82,12 @@ def attack(
     built = build_network(network, input_shape=shape, classes=classes, seed=seed)
     scaling = _scaling(normalize, shape)
     if bundle is None:
-        capture = _pair(built, network, shape, classes, before=before, after=after, lr=lr, steps=local_steps)
+        header = _pair_header(stated, before=before, after=after, lr=lr, steps=local_steps)
+        capture = _pair(built, network, shape, classes, header, before=before, after=after)
     else:
         capture = bundle
         _load_weights(built, bundle, weights)
-    audit = CapturedAudit(network=built, input_shape=shape, classes=classes, attack=method, seed=seed)
+    audit = CapturedAudit(network=built, input_shape=shape, classes=classes, attack=method, seed=seed, rule=stated)
     with Watch(1) as watch:
         attacked = audit(capture, progress=watch.progress)
     source = str(update if update is not None else after)
@@ -122,10 +129,24 @@ def _list(scored: Scored, name: str) -> list[Score]:
     return values if isinstance(values, list) else [values]
 
 
-def _refuse_besides_bundle(*, before: _File, after: _File, lr: float | None) -> None:
-    found = [name for name, value in (("--before", before), ("--after", after), ("--lr", lr)) if value is not None]
+def _refuse_besides_bundle(**given: Path | float | None) -> None:
+    found = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if found:
         raise InputError(f"`--update` should stand alone, the bundle says the rest; found {', '.join(found)} as well.")
+
+
+def _pair_header(
+    stated: UpdateRule | None, *, before: _File, after: _File, lr: float | None, steps: int | None
+) -> CaptureHeader:
+    if before is None or after is None or (lr is None and stated is None) or not (lr is None or 0 < lr < float("inf")):
+        raise InputError(
+            "Either `--update`, or `--before`, `--after` and a positive `--lr` (or `--rule`) should be given; "
+            f"found before {before}, after {after}, lr {lr}."
+        )
+    word, steps = ("sgd", steps or 1) if stated is None else ("unknown", steps)
+    return CaptureHeader(
+        kind=UpdateKind.PAIR, sign=Sign.AFTER_MINUS_BEFORE, rule=word, learning_rate=lr, local_steps=steps
+    )
 
 
 def _pair(
@@ -133,23 +154,15 @@ def _pair(
     spec: str,
     shape: tuple[int, ...],
     classes: int,
+    header: CaptureHeader,
     *,
     before: _File,
     after: _File,
-    lr: float | None,
-    steps: int,
 ) -> Capture:
-    if before is None or after is None or lr is None or not 0 < lr < float("inf"):
-        raise InputError(
-            "Either `--update`, or `--before`, `--after` and a positive `--lr` should be given; "
-            f"found before {before}, after {after}, lr {lr}."
-        )
     later = build_network(spec, input_shape=shape, classes=classes, seed=0)
-    load_weights(network, before)
-    load_weights(later, after)
-    header = CaptureHeader(
-        kind=UpdateKind.PAIR, sign=Sign.AFTER_MINUS_BEFORE, rule="sgd", learning_rate=lr, local_steps=steps
-    )
+    for one, file in ((network, before), (later, after)):
+        if file is not None:
+            load_weights(one, file)
     return Capture(header=header, before=network.state_dict(), after=later.state_dict())
 
 

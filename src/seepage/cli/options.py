@@ -25,6 +25,7 @@ __all__ = [
     "RedactOption",
     "RuleOption",
     "SeedOption",
+    "StatedRuleOption",
     "ThreadsOption",
     "ThresholdOption",
     "WeightsOption",
@@ -59,6 +60,14 @@ RuleOption = Annotated[
         "--rule",
         metavar="SPEC",
         help=f"What the client does: {', '.join(RULES)}; options after a colon, as in fedavg:epochs=2,lr=0.01.",
+    ),
+]
+StatedRuleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rule",
+        metavar="SPEC",
+        help="What the client did, by your word; held against the bundle's: fedsgd, fedavg:epochs=2,lr=0.01, ...",
     ),
 ]
 DefenseOption = Annotated[

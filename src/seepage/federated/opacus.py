@@ -72,7 +72,7 @@ def _capture(optimizer: Any, network: nn.Module, known: Known, number: int) -> C
     expected = optimizer.expected_batch_size
     header = known.header(
         UpdateKind.GRADIENT,
-        rule=f"dpsgd with noise {optimizer.noise_multiplier:g}, clipping at {optimizer.max_grad_norm}",
+        rule=_rule(optimizer.max_grad_norm, optimizer.noise_multiplier),
         learning_rate=None,
         local_steps=1,
         number=number,
@@ -81,6 +81,13 @@ def _capture(optimizer: Any, network: nn.Module, known: Known, number: int) -> C
     )
     state = {_plain(name): tensor for name, tensor in network.state_dict().items()}
     return Capture(header=header, update=update, before=state)
+
+
+def _rule(clip: Any, noise: float) -> str:
+    """As the command line takes it; clipping of each layer by itself is no rule that it knows."""
+    if isinstance(clip, int | float):
+        return f"dpsgd:clip={float(clip)},noise={float(noise)}"
+    return f"dpsgd with noise {noise:g}, clipping each layer at {clip}"[:200]
 
 
 def _plain(name: str) -> str:

@@ -15,6 +15,7 @@ __all__ = ["junit", "sarif", "title", "write_text"]
 
 _RULES = {
     "exact_share": "More examples than allowed were reconstructed exactly.",
+    "leaked_share": "More examples than allowed were given away: exactly, recognisably, or by their labels.",
     "certified_share": "More examples than allowed carry a certificate.",
     "psnr": "An example was reconstructed more closely than allowed.",
     "inconclusive": "An attack found nothing, but failed its positive control or was given none.",

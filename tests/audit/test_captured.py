@@ -1,0 +1,85 @@
+"""A capture's verdict: silence counts beside a passed control only, and what is in doubt is never "nothing leaked"."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from seepage.attacks.disaggregation import Budget
+from seepage.attacks.spear import SPEAR
+from seepage.audit.captured import CapturedAudit
+from seepage.audit.catalogue import build_attack
+from seepage.audit.gate import LeakGate
+from seepage.audit.noisecontrol import control_on_noise
+from seepage.audit.observed import observe
+from seepage.audit.record import Verdict
+from seepage.data.sources import load_dataset
+from seepage.federated.rules import FedSGD
+from seepage.federated.storage import Capture, CaptureHeader, Sign, UpdateKind
+from seepage.networks.zoo import build_network
+from seepage.types import Attack
+
+DIGITS = load_dataset("digits", normalize="none")
+NETWORK = build_network("mlp:100", input_shape=DIGITS.input_shape, classes=10, seed=3)
+Plant = Callable[..., Attack]
+
+
+def capture(b: int = 4, **fields: object) -> Capture:
+    header = CaptureHeader.model_validate(
+        {"kind": UpdateKind.GRADIENT, "sign": Sign.UPHILL, "rule": "fedsgd", **fields}
+    )
+    update = FedSGD()(NETWORK, DIGITS.batch(torch.arange(b)), torch.Generator())
+    return Capture(header=header, update=update, before=NETWORK.state_dict())
+
+
+def audit(attack: Attack) -> CapturedAudit:
+    return CapturedAudit(network=NETWORK, input_shape=DIGITS.input_shape, classes=10, attack=attack)
+
+
+def test_silence_beside_a_failed_control_is_inconclusive(plant: Plant) -> None:
+    found = audit(plant())(capture())
+    assert found.control is not None
+    assert not found.control.passed
+    assert found.verdict(0.0) is Verdict.INCONCLUSIVE
+    assert "inconclusive" in found.describe()
+
+
+def test_silence_beside_a_passed_control_is_nothing_leaked() -> None:
+    found = audit(SPEAR(budget=Budget(samples=3_000)))(capture(60))
+    assert found.silent
+    assert found.control is not None
+    assert found.control.recovered == found.control.batch_size == 4
+    assert found.verdict(0.0) is Verdict.NOTHING_LEAKED
+    assert "passed" in found.describe()
+
+
+def test_a_leak_needs_no_control() -> None:
+    found = audit(SPEAR())(capture())
+    assert found.control is None
+    assert found.verdict(0.0) is Verdict.LEAKED
+
+
+def test_labels_in_doubt_are_not_nothing_leaked(plant: Plant) -> None:
+    attack = plant(labels=(0, 1, 2, 3))
+    found = audit(attack)(capture())
+    assert (found.certified, found.uncertified, found.silent) == (0, 4, False)
+    assert found.verdict(0.0) is Verdict.NOT_AUDITED
+    assert found.verdict(0.9) is Verdict.NOT_AUDITED
+    decision = LeakGate(audit=audit(attack))(capture())
+    assert not decision.release
+    assert "4 uncertified" in decision.reason
+
+
+@pytest.mark.parametrize("name", ["pooled", "labels"])
+def test_a_label_attack_is_held_back_whatever_it_proves(name: str) -> None:
+    decision = LeakGate(audit=audit(build_attack(name, budget=Budget(samples=1))))(capture(batch_size=4))
+    assert not decision.release
+
+
+def test_the_control_counts_labels_and_a_crash_fails_it(plant: Plant) -> None:
+    seen = observe(capture(), NETWORK, input_shape=DIGITS.input_shape, classes=10)
+    labels = control_on_noise(build_attack("labels", budget=Budget(samples=1)), seen, batch_size=8, seed=0)
+    assert (labels.batch_size, labels.recovered, labels.passed) == (4, 4, True)
+    broke = control_on_noise(plant(breaks=True), seen, batch_size=8, seed=0)
+    assert (broke.batch_size, broke.passed) == (1, False)  # the easiest case of all is tried last
+    assert "ZeroDivisionError" in broke.reason
