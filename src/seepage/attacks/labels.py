@@ -15,11 +15,13 @@ from seepage.types import (
     Outcome,
     Reconstruction,
     Traces,
+    UpdateRule,
 )
 
 __all__ = [
     "LastLayer",
     "batch_size",
+    "clips_only",
     "label_obstacles",
     "last_layer",
     "silent",
@@ -194,6 +196,13 @@ def batch_size(layer: LastLayer) -> int:
     if layer.examples is None:
         raise InputError("`batch_size` should be known to this method; found None. ExactLabels may restore it.")
     return layer.examples
+
+
+def clips_only(rule: UpdateRule | None) -> bool:
+    """Whether each example's gradient was scaled by a number of its own, and no noise added (DP-SGD without noise)."""
+    if not isinstance(rule, NoisyRule) or isinstance(rule, LocalTraining):
+        return False
+    return not rule.is_gradient and rule.deviation(batch_size=None) == 0.0
 
 
 def silent(layer: LastLayer, method: str) -> Reconstruction | None:
