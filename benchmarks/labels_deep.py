@@ -7,21 +7,42 @@ written as soon as it is there. Networks that take minutes to train are kept in 
 import argparse
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from labels import BASELINES, ROOT, accuracy, cifar100, seeded, store
-from labels_more import KEPT, Keep, on_top, several
+from labels import (
+    BASELINES,
+    ROOT,
+    Row,
+    accuracy,
+    cifar100,
+    clusters,
+    cnn,
+    draws,
+    fit,
+    lenet5,
+    observe,
+    score,
+    seeded,
+    store,
+)
+from labels_more import KEPT, Keep, cifar10_images, mean_rows, on_top, several
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from seepage.attacks.balanced import read_balanced
 from seepage.attacks.exactlabels import ExactLabels
-from seepage.attacks.labelbaselines import PresentClasses
+from seepage.attacks.ilrg import ILRG
+from seepage.attacks.labelbaselines import PresentClasses, UniformProbabilities
+from seepage.attacks.labels import usable
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.pooled import PooledEmbedding
-from seepage.networks.architectures import resnet18
-from seepage.types import Attack
+from seepage.federated.dpsgd import DPSGD
+from seepage.networks.architectures import mlp, resnet18
+from seepage.types import Attack, PrivateBatch, ThreatModel
 
 _STAGES = (3, 10)  # epochs
 
@@ -94,7 +115,134 @@ def half_vgg16() -> nn.Sequential:
     return nn.Sequential(*body, nn.Flatten(), nn.Linear(before, 512), nn.ReLU(), nn.Linear(512, 100))
 
 
-SECTIONS: dict[str, Callable[[Keep], None]] = {"trained": trained}
+def clipped(keep: Keep) -> None:
+    """DP-SGD that clips every example and adds no noise: within the rank, and beyond it."""
+    x, y = clusters(30)
+    for steps in (0, 60, 300):
+        nets = [fit(seeded(index, small), x[:2000], y[:2000], steps, rate=1e-2) for index in range(5)]
+        for examples in (4, 8, 12):
+            title = f"MLP clusters C=30, {steps} steps, DP-SGD clip 0.5 without noise, K={examples}"
+            _clipped(keep, title, nets, (x[2000:], y[2000:]), examples, 20, 0.5)
+    x, y = cifar100()
+    nets = [seeded(index, lambda: lenet5(nn.ReLU)) for index in range(3)]
+    for examples in (8, 24):
+        title = f"LeNet5-ReLU CIFAR-100 untrained, DP-SGD clip 1 without noise, K={examples}"
+        _clipped(keep, title, nets, (x, y), examples, 10, 1.0)
+    nets = [fit(seeded(index, lambda: lenet5(nn.ReLU)), x[:7000], y[:7000], 1500) for index in range(3)]
+    for examples in (8, 24, 33):
+        title = f"LeNet5-ReLU CIFAR-100, 1,500 steps, held out, DP-SGD clip 1 without noise, K={examples}"
+        _clipped(keep, title, nets, (x[7000:], y[7000:]), examples, 10, 1.0)
+    x, y = (part[10000:] for part in cifar10_images())
+    nets = [
+        seeded(index, lambda: nn.Sequential(nn.Flatten(), *mlp(3072, [400] * 3, 10, nn.ReLU))) for index in range(5)
+    ]
+    for examples in (8, 16, 32, 64):
+        title = f"MLP 3 x 400 CIFAR-10 untrained, DP-SGD clip 1 without noise, K={examples}"
+        _clipped(keep, title, nets, (x, y), examples, 4, 1.0)
+
+
+def flat() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), *mlp(3072, [400] * 3, 10, nn.ReLU))
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(12, 48), nn.ReLU(), nn.Linear(48, 30))
+
+
+def _clipped(  # noqa: PLR0917
+    keep: Keep,
+    title: str,
+    nets: list[nn.Sequential],
+    data: tuple[Tensor, Tensor],
+    examples: int,
+    batches: int,
+    clip: float,
+) -> None:
+    rule = DPSGD(clip=clip, noise=0.0)
+    methods: dict[str, Attack] = {
+        "uniform": UniformProbabilities(),
+        "iLRG": ILRG(),
+        "pooled": PooledEmbedding(),
+        "exact": ExactLabels(),
+        "the entry": RestoreLabels(),
+    }
+    blind = {"uniform, clipping not undone": methods["uniform"], "pooled, clipping not undone": methods["pooled"]}
+    sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for index, net in enumerate(nets):
+        classes = net[-1].out_features
+        for inputs, labels in draws(data, examples, batches, index, 0.0):
+            batch = PrivateBatch(inputs=inputs, labels=labels)
+            update = rule(net, batch, torch.Generator().manual_seed(index))
+            seen = ThreatModel(batch_size=True).view(
+                network=net,
+                update=update,
+                batch=batch,
+                rule=rule,
+                classes=classes,
+                bounds=(data[0].min(), data[0].max()),
+            )
+            for method, attack in methods.items():
+                for key, value in score(attack, seen, labels).items():
+                    sums[method][key] += value
+            for method, attack in blind.items():
+                for key, value in score(attack, replace(seen, rule=None), labels).items():
+                    sums[method][key] += value
+    keep(mean_rows(title, sums, len(nets), batches))
+
+
+def visible(keep: Keep) -> None:
+    """What float32 leaves of a memorised batch: how many examples are hidden, and what comes back of the others."""
+    x, y = cifar100()
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    x, y = x[order], y[order]
+    nets = [fit(seeded(seed, cnn), x[:7000], y[:7000], 1500) for seed in range(2)]
+    for split, part in (("held out", slice(7000, 9000)), ("train", slice(0, 7000))):
+        for examples in (8, 24, 33):
+            total: dict[str, float] = defaultdict(float)
+            for index, net in enumerate(nets):
+                for inputs, labels in draws((x[part], y[part]), examples, 10, index, 0.0):
+                    for key, value in _visible(net, inputs, labels).items():
+                        total[key] += value
+            batches = 20
+            title = f"What float32 leaves of a batch: CNN CIFAR-100 memorised, {split}"
+            row: Row = {"setting": title, "method": f"K={examples}", "networks": 2, "batches": 10}
+            row |= {key: total[key] / batches / examples for key in ("rounded away", "below the rank", "labels right")}
+            row |= {"certified": total["certified"] / batches / examples, "wrong of certified": total["wrong"]}
+            row |= {"batches at full rank": total["full"], "of these exact": total["full and exact"]}
+            keep([row])
+
+
+def _visible(net: nn.Sequential, inputs: Tensor, labels: Tensor) -> dict[str, float]:
+    with torch.no_grad():
+        embeddings = torch.cat([net[:-1](inputs), torch.ones(len(inputs), 1)], 1).double()
+    weights = torch.cat([net[-1].weight, net[-1].bias[:, None]], 1).detach().double()
+    errors = torch.softmax(embeddings @ weights.T, 1)
+    errors[torch.arange(len(labels)), labels] = -errors.scatter(1, labels[:, None], 0.0).sum(1)  # p - 1, not rounded
+    whole = (errors.T @ embeddings).float()
+    hidden = 0
+    for error, embedding in zip(errors, embeddings, strict=True):  # would the gradient differ without it?
+        hidden += int(torch.equal((whole.double() - torch.outer(error, embedding)).float(), whole))
+    seen = observe(net, inputs, labels, (inputs.amin(), inputs.amax()), known=True)
+    layer = usable(seen)
+    pencil = read_balanced(layer, reach=0.75)
+    rank = len(labels) if pencil is None else pencil.rank
+    result = ExactLabels()(seen, generator=torch.Generator().manual_seed(0))
+    got = torch.zeros(0, dtype=torch.int64) if result.labels is None else result.labels
+    true, all_found = torch.bincount(labels, minlength=100), torch.bincount(got, minlength=100)
+    sure = torch.bincount(got[result.certified], minlength=100) if len(got) else all_found
+    exact = torch.equal(all_found, true)
+    return {
+        "rounded away": hidden,
+        "below the rank": len(labels) - rank,
+        "labels right": float(torch.minimum(all_found, true).sum()),
+        "certified": float(sure.sum()),
+        "wrong": float((sure - true).clamp_min(0).sum()),
+        "full": float(rank == len(labels)),
+        "full and exact": float(rank == len(labels) and exact),
+    }
+
+
+SECTIONS: dict[str, Callable[[Keep], None]] = {"trained": trained, "clipped": clipped, "visible": visible}
 
 
 def _arguments() -> argparse.Namespace:

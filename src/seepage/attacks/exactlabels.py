@@ -26,6 +26,7 @@ from seepage.types import (
 __all__ = ["ExactLabels", "RestoredExamples", "restore_examples"]
 
 _MOST_EXAMPLES = 16  # a class, far beyond where the rank tells the batch size
+_PATIENCE = 3  # rounds without success before a search ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,12 +143,19 @@ def restore_examples(
     layer: LastLayer, options: ExactLabels, *, generator: torch.Generator, progress: Progress = go_on
 ) -> RestoredExamples | str:
     """The examples behind a last layer's gradient, or a sentence on why it has no room to tell them apart."""
-    first = _as_it_is(layer, options, generator, progress)
-    return with_balanced(layer, options.searching, first, generator=generator, progress=progress)
+    quick = layer.has_bias and not layer.deviation  # the balanced gradient is next, and better where this one is hard
+    first = _as_it_is(layer, options, generator, progress, patience=0 if quick else _PATIENCE)
+    if isinstance(first, str) and not quick:
+        return first
+    found = with_balanced(layer, options.searching, first, generator=generator, progress=progress)
+    if not quick or isinstance(found, str) or found.smoothing or len(found.labels) >= found.rank:
+        return found
+    again = _as_it_is(layer, options, generator, progress, patience=_PATIENCE)
+    return found if isinstance(again, str) or len(again.labels) <= len(found.labels) else again
 
 
 def _as_it_is(
-    layer: LastLayer, options: ExactLabels, generator: torch.Generator, progress: Progress
+    layer: LastLayer, options: ExactLabels, generator: torch.Generator, progress: Progress, *, patience: int
 ) -> RestoredExamples | str:
     pencil = read_pencil(layer, reach=options.reach)
     if isinstance(pencil, str):
@@ -157,7 +165,7 @@ def _as_it_is(
     terms = Terms(classes=torch.zeros(0, dtype=torch.int64), a=pencil.S.new_zeros(0, pencil.rank))
     examples, barren = float(layer.examples or 0), 0
     for done in range(options.rounds):
-        if len(terms) == pencil.rank or barren > 3 or not progress(len(terms), pencil.rank, "examples restored"):
+        if len(terms) == pencil.rank or barren > patience or not progress(len(terms), pencil.rank, "examples restored"):
             break
         before = len(terms)
         terms, examples = search(terms, examples, barren, generator)

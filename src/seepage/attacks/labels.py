@@ -21,6 +21,7 @@ from seepage.types import (
 __all__ = [
     "LastLayer",
     "batch_size",
+    "clips",
     "clips_only",
     "label_obstacles",
     "last_layer",
@@ -198,11 +199,14 @@ def batch_size(layer: LastLayer) -> int:
     return layer.examples
 
 
+def clips(rule: UpdateRule | None) -> bool:
+    """Whether each example's gradient was scaled by a number of its own, as in DP-SGD."""
+    return isinstance(rule, NoisyRule) and not isinstance(rule, LocalTraining) and not rule.is_gradient
+
+
 def clips_only(rule: UpdateRule | None) -> bool:
-    """Whether each example's gradient was scaled by a number of its own, and no noise added (DP-SGD without noise)."""
-    if not isinstance(rule, NoisyRule) or isinstance(rule, LocalTraining):
-        return False
-    return not rule.is_gradient and rule.deviation(batch_size=None) == 0.0
+    """Whether it was, and no noise was added."""
+    return isinstance(rule, NoisyRule) and clips(rule) and rule.deviation(batch_size=None) == 0.0
 
 
 def silent(layer: LastLayer, method: str) -> Reconstruction | None:
