@@ -61,7 +61,7 @@ def refine_jointly(
         pencil: the gradient.
         classes: ``[r]``.
         a: ``[r, r]`` coordinates, one example a row.
-        trusted: ``[r]`` bool: whose equations count; the rest is only kept out of the way of theirs.
+        trusted: ``[r]`` bool: whose equations count, and who move; the rest stays where it is.
         examples: the batch size.
         clipped: whether each example may have been scaled by a number of its own.
         steps: at most so many.
@@ -90,7 +90,8 @@ def refine_jointly(
 
 def _damped(H: Tensor, g: Tensor, damping: float) -> Tensor:
     """Marquardt's step, NaN where the equations are singular."""
-    size = H.diagonal().sqrt().clamp_min(1e-300)
+    size = H.diagonal().sqrt()
+    size = torch.where(size > 0, size, 1.0)
     lifted = H / size / size[:, None]
     lifted.diagonal().add_(damping)
     factor, failed = torch.linalg.cholesky_ex(lifted)
@@ -129,6 +130,7 @@ def _normal_equations(
     J = -torch.einsum("kc,jc,qk->kcjq", weight, state.given, N.T @ state.inverse[:, chosen])
     M = pencil.rows[:, None] * slopes(pencil.B @ N, state.p[chosen]) * (seen / state.norm[chosen])[:, :, None]
     J[rows, :, chosen] -= M
+    J[:, :, ~trusted] = 0.0
     if clipped:  # the scale follows
         along = (state.d / state.norm)[chosen]
         J = J - along[:, :, None, None] * torch.einsum("kc,kcjq->kjq", along, J)[:, None]

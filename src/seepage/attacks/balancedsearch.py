@@ -1,44 +1,19 @@
 """The search for the examples of a balanced last-layer gradient: faint ones, and ones scaled by clipping, as well."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from seepage.attacks.balanced import Balanced, among_conjugate, client_errors, read_balanced
 from seepage.attacks.balanceddescent import descend_balanced, distance_from_space
-from seepage.attacks.balancedjoint import Joint, refine_jointly
+from seepage.attacks.balancedproof import APART, Found, proved
 from seepage.attacks.labels import LastLayer
 from seepage.types import Progress, go_on
 
-__all__ = ["Found", "Searching", "search_balanced"]
+__all__ = ["Searching", "search_balanced"]
 
 _TOLERANCES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1)  # residuals taken after 0, 1, 2, ... rounds without success
-_APART = 0.3  # of the batch size, by which conjugate examples may fail to be so
-_DISTINCT = 6  # classes beyond the rank that a proof takes
-_PROOF = 3e-5  # share of its error by which a proved example may be off
-_SCALE_OFF = 0.02  # and its scale, where nothing was clipped
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """The examples found so far, or in the end.
-
-    Args:
-        classes: ``[f]``.
-        a: ``[f, r]``.
-        errors: ``[f, r]`` in U's coordinates.
-        examples: the batch size, 0 while unknown.
-        proved: whether they are all that the gradient holds, each as the softmax says.
-        misfit: the largest distance of any from that, as a share.
-    """
-
-    classes: Tensor
-    a: Tensor
-    errors: Tensor
-    examples: float
-    proved: bool = False
-    misfit: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +53,9 @@ class _Search:
             if not examples and (float(residual[i]) > 1e-6 or value < 0.9):
                 continue
             examples = examples or float(self.pencil.rank if self.clipped else round(value))
-            most = float("inf") if self.clipped else (1 + _APART) * examples
-            if (1 - _APART) * examples < value < most and self._apart(found, a[i], errors[i], value):
-                found = Found(
-                    classes=torch.cat([found.classes, classes[i : i + 1]]),
-                    a=torch.cat([found.a, a[i : i + 1]]),
-                    errors=torch.cat([found.errors, errors[i : i + 1]]),
-                    examples=examples,
-                )
+            most = float("inf") if self.clipped else (1 + APART) * examples
+            if (1 - APART) * examples < value < most and found.apart(self.pencil, a[i], errors[i], value):
+                found = replace(found.joined(classes[i], a[i], errors[i]), examples=examples)
         return self.settled(found)
 
     def settled(self, found: Found) -> Found:
@@ -99,26 +69,7 @@ class _Search:
             new, residual = descend_balanced(self.pencil, label, a[j : j + 1], a0=a0, N=N, steps=12)
             if float(residual) < max(1e-4, 3 * float(before[j])):
                 a[j], errors[j] = new[0], client_errors(self.pencil, label, new)[0]
-        return Found(classes=found.classes, a=a, errors=errors, examples=found.examples)
-
-    def completed(self, found: Found) -> Found:
-        """The last example, whose embedding and error those of all others leave no choice."""
-        a0, _ = among_conjugate(self.pencil, found.errors)
-        label = (self.pencil.B @ a0).argmax()[None]
-        return Found(
-            classes=torch.cat([found.classes, label]),
-            a=torch.cat([found.a, a0[None]]),
-            errors=torch.cat([found.errors, client_errors(self.pencil, label, a0[None])]),
-            examples=found.examples,
-        )
-
-    def _apart(self, found: Found, a: Tensor, error: Tensor, value: float) -> bool:
-        """Whether a root is conjugate to all examples found, on the better known of the two sides."""
-        if not len(found.a):
-            return True
-        own = (found.a / self.pencil.S * found.errors).sum(1).abs().sqrt() * value**0.5
-        left, right = (found.a / self.pencil.S) @ error, (found.errors / self.pencil.S) @ a
-        return float((torch.minimum(left.abs(), right.abs()) / own).max()) < _APART
+        return replace(found, a=a, errors=errors)
 
     def _starts(self, found: Found, barren: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``(classes [s], a [s, r], a0, N)``: what the remainder's rows say of their classes' embeddings."""
@@ -175,48 +126,9 @@ def search_balanced(
         before = len(found.a)
         found = search.round(found, barren)
         barren = 0 if len(found.a) > before else barren + 1
-    return pencil, _proved(search, found)
-
-
-def _proved(search: _Search, found: Found) -> Found:
-    """All examples refined together, the last one filled in, and whether the whole holds."""
-    pencil = search.pencil
-    trusted = torch.ones(pencil.rank, dtype=torch.bool)
-    whole = found
-    if len(found.a) == pencil.rank - 1 and found.examples:
-        whole, trusted[-1] = search.completed(found), False
-    if len(whole.a) < pencil.rank:
-        return found
-    clipped, examples = search.clipped, whole.examples
-    joint = refine_jointly(pencil, whole.classes, whole.a, trusted, examples=examples, clipped=clipped)
-    if joint is None:
-        return whole
-    if not trusted.all():
-        label = (pencil.B @ joint.a[-1]).argmax()[None]
-        whole = Found(
-            classes=torch.cat([found.classes, label]), a=joint.a, errors=whole.errors, examples=whole.examples
-        )
-        again = refine_jointly(pencil, whole.classes, joint.a, trusted | True, examples=examples, clipped=clipped)
-        joint = again if again is not None and float(again.misfit.max()) < 1e-2 else joint
-    return Found(
-        classes=whole.classes,
-        a=joint.a,
-        errors=whole.errors,
-        examples=whole.examples,
-        proved=_holds(search, joint),
-        misfit=float(joint.misfit.max()),
-    )
-
-
-def _holds(search: _Search, joint: Joint) -> bool:
-    """Whether the softmax explains every example to the rounding, in more equations than there are unknowns."""
-    pencil = search.pencil
-    unknowns = pencil.rank * (pencil.rank - 1 + int(search.clipped))
-    scales = joint.scales
-    sized = bool((scales < 1 + _SCALE_OFF).all() and (scales > (0.0 if search.clipped else 1 - _SCALE_OFF)).all())
-    fits = float(joint.misfit.max()) < _PROOF and float(joint.label_gaps.max()) == 0.0
-    posed = len(pencil.B) - pencil.rank >= _DISTINCT and joint.informative > unknowns + 3 * pencil.rank
-    return fits and sized and posed
+        if barren and len(found.a) == pencil.rank - 1:
+            break  # the others leave the last one no room to search
+    return pencil, proved(pencil, found, clipped=clipped, steps=options.steps)
 
 
 def _remainder(pencil: Balanced, found: Found) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from seepage.attacks.balanced import Balanced
 from seepage.attacks.balanceddescent import distance_from_space
-from seepage.attacks.balancedsearch import Found, Searching, search_balanced
+from seepage.attacks.balancedproof import Found
+from seepage.attacks.balancedsearch import Searching, search_balanced
 from seepage.attacks.labelcounts import round_counts
 from seepage.attacks.labels import LastLayer
 from seepage.types import Progress, go_on
