@@ -52,7 +52,7 @@ from seepage.networks.architectures import mlp, resnet18
 from seepage.networks.zoo import build_network
 from seepage.types import Attack, PrivateBatch, ThreatModel
 
-_STAGES = (3, 10)  # epochs
+_STAGES = {"ResNet18": (3, 10), "VGG16 at half width": (3,)}  # epochs
 
 
 def main() -> None:
@@ -65,37 +65,37 @@ def main() -> None:
 
 
 def trained(keep: Keep) -> None:
-    """VGG-16 at half its width and ResNet-18, both with batch norm, after 3 and 10 epochs on 7,000 CIFAR-100 images."""
+    """ResNet-18 and VGG-16 at half its width, both with batch norm, after some epochs on 7,000 CIFAR-100 images."""
     x, y = cifar100()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     x, y = x[order], y[order]
     methods: dict[str, Attack] = {**BASELINES, "pooled": PooledEmbedding(), "present classes": PresentClasses()}
-    methods |= {"exact": ExactLabels(), "the entry": RestoreLabels()}
+    methods["exact"] = ExactLabels()
     for name, build in (("ResNet18", small_resnet18), ("VGG16 at half width", half_vgg16)):
-        for epochs, net in zip(_STAGES, stages(name, build, x[:7000], y[:7000]), strict=True):
+        for epochs, net in zip(_STAGES[name], stages(name, build, x[:7000], y[:7000]), strict=True):
             shares = f"{accuracy(net, x[:1000], y[:1000]):.2f}/{accuracy(net, x[7000:9000], y[7000:9000]):.2f}"
             for split, part in (("held out", slice(7000, 9000)), ("train", slice(0, 2000))):
                 head = on_top(net, x[part])
-                for examples, batches in ((8, 20), (24, 20), (33, 10)):
+                for examples, batches in ((8, 10), (24, 10)):
                     title = f"{name} CIFAR-100, {epochs} epochs (accuracy train/held out {shares}), {split}"
                     several(keep, f"{title}, K={examples}", [head], y[part], examples, batches, methods)
 
 
 def stages(name: str, build: Callable[[], nn.Sequential], x: Tensor, y: Tensor) -> list[nn.Sequential]:
     """The network after each number of epochs, in evaluation mode; from the folder if it is there."""
-    paths = [KEPT / f"{name.replace(' ', '-')}-{epochs}.pt" for epochs in _STAGES]
+    paths = [KEPT / f"{name.replace(' ', '-')}-{epochs}.pt" for epochs in _STAGES[name]]
     if not all(path.exists() for path in paths):
         KEPT.mkdir(parents=True, exist_ok=True)
         net, generator = seeded(0, build), torch.Generator().manual_seed(0)
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-        for epoch in range(1, max(_STAGES) + 1):
+        for epoch in range(1, max(_STAGES[name]) + 1):
             for chosen in torch.randperm(len(x), generator=generator)[: len(x) // 64 * 64].split(64):
                 flip = torch.rand((), generator=generator) < 0.5
                 optimizer.zero_grad()
                 cross_entropy(net(x[chosen].flip(3) if flip else x[chosen]), y[chosen]).backward()
                 optimizer.step()
-            if epoch in _STAGES:
-                torch.save(net.state_dict(), paths[_STAGES.index(epoch)])
+            if epoch in _STAGES[name]:
+                torch.save(net.state_dict(), paths[_STAGES[name].index(epoch)])
     nets = []
     for path in paths:
         net = seeded(0, build)
@@ -130,7 +130,7 @@ def clipped(keep: Keep) -> None:
         nets = [fit(seeded(index, small), x[:2000], y[:2000], steps, rate=1e-2) for index in range(5)]
         for examples in (4, 8, 12):
             title = f"MLP clusters C=30, {steps} steps, DP-SGD clip 0.5 without noise, K={examples}"
-            _clipped(keep, title, nets, (x[2000:], y[2000:]), examples, 20, 0.5)
+            _clipped(keep, title, nets, (x[2000:], y[2000:]), examples, 10, 0.5)
     x, y = cifar100()
     nets = [seeded(index, lambda: lenet5(nn.ReLU)) for index in range(3)]
     for examples in (8, 24):
@@ -172,8 +172,9 @@ def _clipped(  # noqa: PLR0917
         "iLRG": ILRG(),
         "pooled": PooledEmbedding(),
         "exact": ExactLabels(),
-        "the entry": RestoreLabels(),
     }
+    if nets[0][-1].out_features == 10:
+        methods |= {"the entry": RestoreLabels()}
     blind = {"uniform, clipping not undone": methods["uniform"], "pooled, clipping not undone": methods["pooled"]}
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for index, net in enumerate(nets):
@@ -267,8 +268,8 @@ def matching(keep: Keep) -> None:
     """IG on CIFAR-100 and LeNet with restored labels and with guessed ones, 600 iterations."""
     data = load_dataset(str(DATA / "cifar100" / "cifar100_test.npz"))
     sources: dict[str, Attack] = {"restored (the entry)": RestoreLabels(), "guessed": Guessed()}
-    for activation in ("sigmoid", "relu"):
-        for examples in (2, 4, 8):
+    for activation in ("sigmoid",):
+        for examples in (4, 8):
             found: dict[str, list[float]] = defaultdict(list)
             for seed in range(5):
                 batch, _ = draw_batch(data, batch_size=examples, generator=torch.Generator().manual_seed(seed))

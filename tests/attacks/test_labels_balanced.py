@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from seepage.attacks.balanced import read_balanced
+from seepage.attacks.balanced import client_errors, read_balanced
+from seepage.attacks.balancedproof import Found
+from seepage.attacks.balancedsearch import Search, Searching
 from seepage.attacks.exactlabels import ExactLabels, restore_examples
 from seepage.attacks.exactsearch import read_pencil
 from seepage.attacks.labelbaselines import UniformProbabilities
@@ -106,6 +108,18 @@ def test_without_bias_beyond_the_rank_or_with_noise_there_is_no_balanced_gradien
     noisy = {"W": layer.W, "b": layer.b, "gW": layer.gW + 1e-4 * layer.gW.abs().max() * noise, "gb": layer.gb}
     given = {"name": layer.name, "has_bias": True, "examples": 5, "rectified": True, "eps": layer.eps}
     assert read_balanced(LastLayer(**noisy, **given), reach=0.75) is None  # type: ignore[arg-type]
+
+
+def test_a_root_found_twice_is_no_crash() -> None:
+    net = sharp(0)
+    pencil = read_balanced(usable(seen(net, *drawn(net, 5, 2, seed=0))), reach=0.75)
+    assert pencil is not None
+    a = pencil.U[:2, :].new_ones(2, pencil.rank)
+    classes = torch.tensor([3, 3])
+    twice = Found(classes=classes, a=a, errors=client_errors(pencil, classes, a), examples=5.0)
+    options = Searching(rounds=1, starts=10, steps=5, reach=0.75)
+    search = Search(pencil=pencil, clipped=False, options=options, generator=torch.Generator().manual_seed(0))
+    assert len(search.round(twice, 1).a) >= 2
 
 
 def test_soft_labels_on_a_sharp_network_are_never_certified_wrong() -> None:

@@ -66,7 +66,7 @@ def refine_jointly(
         clipped: whether each example may have been scaled by a number of its own.
         steps: at most so many.
     """
-    if len(a) ** 3 * len(pencil.B) > _MOST:
+    if len(a) ** 3 * len(pencil.B) > _MOST or not bool(a.isfinite().all()):
         return None
     N = among_conjugate(pencil, a[:0])[1]
     state, damping = _state(pencil, classes, a, trusted, examples, clipped=clipped), 1e-6

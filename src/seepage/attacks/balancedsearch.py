@@ -11,7 +11,7 @@ from seepage.attacks.balancedproof import APART, Found, proved
 from seepage.attacks.labels import LastLayer
 from seepage.types import Progress, go_on
 
-__all__ = ["Searching", "search_balanced"]
+__all__ = ["Search", "Searching", "search_balanced"]
 
 _TOLERANCES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1)  # residuals taken after 0, 1, 2, ... rounds without success
 
@@ -34,7 +34,9 @@ class Searching:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Search:
+class Search:
+    """One round of search in a balanced gradient."""
+
     pencil: Balanced
     clipped: bool
     options: Searching
@@ -116,7 +118,7 @@ def search_balanced(
     pencil = read_balanced(layer, reach=options.reach)
     if pencil is None:
         return None
-    search = _Search(pencil=pencil, clipped=clipped, options=options, generator=generator)
+    search = Search(pencil=pencil, clipped=clipped, options=options, generator=generator)
     none = pencil.S.new_zeros(0, pencil.rank)
     found = Found(classes=torch.zeros(0, dtype=torch.int64), a=none, errors=none, examples=float(layer.examples or 0))
     barren = 0
@@ -137,5 +139,5 @@ def _remainder(pencil: Balanced, found: Found) -> Tensor:
     if not len(found.a):
         return core
     mixed = (found.a / pencil.S) @ found.errors.T
-    left: Tensor = core - found.errors.T @ torch.linalg.solve(mixed, found.a)
+    left: Tensor = core - found.errors.T @ torch.linalg.pinv(mixed) @ found.a
     return left
