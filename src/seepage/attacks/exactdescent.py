@@ -5,7 +5,7 @@ from torch import Tensor
 
 from seepage.attacks.exactterms import Pencil, Space, errors, slopes
 
-__all__ = ["descend"]
+__all__ = ["damped_step", "descend"]
 
 _CHUNK = 20_000_000  # entries of one batch of Jacobians: 160 MB
 
@@ -54,7 +54,7 @@ def _descend(
             break
         c, t_old, s_old, r_old = classes[going], t[going], smoothing[going], residual[going]
         J = _jacobian(B, space, a0 + t_old @ N.T, c, smoothing=s_old, soft=soft)  # [s, C, q (+ 1)]
-        step = _damped(J, r_old, damping[going])
+        step = damped_step(J, r_old, damping[going])
         t_new = t_old + step[:, : t.shape[1]]
         s_new = (s_old + step[:, -1]).clamp(0.0, 0.95) if soft else s_old
         r_new = _misfit(B, U, a0 + t_new @ N.T, c, smoothing=s_new)[2]
@@ -69,8 +69,8 @@ def _descend(
     return a0 + t @ N.T, residual.norm(dim=1), smoothing
 
 
-def _damped(J: Tensor, residual: Tensor, damping: Tensor) -> Tensor:
-    """``[s, q]``: Marquardt's steps; zero where the equations are singular."""
+def damped_step(J: Tensor, residual: Tensor, damping: Tensor) -> Tensor:
+    """``[s, q]``: Marquardt's steps for Jacobians ``[s, n, q]``; zero where the equations are singular."""
     H = J.mT @ J
     diagonal = H.diagonal(dim1=1, dim2=2)
     lift = damping[:, None] * diagonal + 1e-20 * diagonal.amax(1, keepdim=True) + 1e-300

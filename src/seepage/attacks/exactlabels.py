@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from seepage.attacks.balancedsearch import Searching
+from seepage.attacks.exactbalanced import RestoredExamples, from_balanced, with_balanced
 from seepage.attacks.exactsearch import Search, read_pencil
 from seepage.attacks.exactterms import Pencil, Terms, offsets, remainder
 from seepage.attacks.labelattack import LabelAttack, Question
 from seepage.attacks.labelcounts import round_counts
-from seepage.attacks.labels import LastLayer, label_obstacles
+from seepage.attacks.labels import LastLayer, clips_only, label_obstacles
 from seepage.types import (
     LocalTraining,
     NoisyRule,
@@ -24,31 +26,7 @@ from seepage.types import (
 __all__ = ["ExactLabels", "RestoredExamples", "restore_examples"]
 
 _MOST_EXAMPLES = 16  # a class, far beyond where the rank tells the batch size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoredExamples:
-    """What the rank of the last layer's gradient gave away. Order: as found.
-
-    Args:
-        labels: ``[f]`` int64.
-        embeddings: ``[f, m]`` float64, inputs of the last layer.
-        certified: ``[f]`` bool.
-        examples: the batch size, restored or known; 0 if neither.
-        rank: how many examples the gradient has room for.
-        residual: what is left of the gradient beyond the rank it should have, as a share of it.
-        rest: ``[C]`` counts of the examples not found, estimated.
-        smoothing: share of label smoothing if that explains the gradient where hard labels do not, else 0.
-    """
-
-    labels: Tensor
-    embeddings: Tensor
-    certified: Tensor
-    examples: int
-    rank: int
-    residual: float
-    rest: Tensor
-    smoothing: float = 0.0
+_PATIENCE = 3  # rounds without success before a search ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +36,13 @@ class ExactLabels(LabelAttack):
     An example is a root ``(e, c)`` of ``softmax(W e + b) - onehot(c) in span(U)``, ``e in span(V)``, with U, V the
     singular spaces of ``[gW gb]``: ``C - 1 - K`` equations, ``K - 1`` unknowns. Each root found takes a dimension from
     both spaces, so the search goes past C/2 when it begins well. Roots are then refined together. Certified only if the
-    terms reproduce the gradient to its rounding, each far above what is left. Needs hard labels and one batch. Under
-    DP-SGD, whose noise the server knows in size, it is tried while every example stays above the noise; nothing is
-    certified there, clipped examples are not found.
+    terms reproduce the gradient to its rounding, each far above what is left. Needs hard labels and one batch.
+
+    Where that does not restore the whole batch, the gradient's rows and columns are balanced first (``balanced``),
+    which shows examples that the network fits all but perfectly. There every example's error as the gradient has it is
+    held against its softmax. This needs a bias and knows of no scale, so it serves clipped examples (DP-SGD without
+    noise) as well. Under noise of known size the first search is tried while every example stays above it, and nothing
+    is certified; clipped examples are not found there.
 
     Args:
         rounds: rounds of search; each starts from the classes that the remainder still shows.
@@ -95,11 +77,28 @@ class ExactLabels(LabelAttack):
 
     def restored(self, question: Question) -> Reconstruction:
         """The examples found, and a count of the rest."""
-        found = restore_examples(question.layer, self, generator=question.generator, progress=question.progress)
-        rule = question.observation.rule
-        if not isinstance(found, str) and (question.layer.deviation or not (rule is None or rule.is_gradient)):
+        rule, layer = question.observation.rule, question.layer
+        if clips_only(rule):
+            return _reported(layer, self._of_clipped(question), self.name)
+        found = restore_examples(layer, self, generator=question.generator, progress=question.progress)
+        if not isinstance(found, str) and (layer.deviation or not (rule is None or rule.is_gradient)):
             found = replace(found, certified=torch.zeros_like(found.certified))
-        return _reported(question.layer, found, self.name)
+        return _reported(layer, found, self.name)
+
+    def _of_clipped(self, question: Question) -> RestoredExamples | str:
+        found = from_balanced(
+            question.layer,
+            self.searching,
+            generator=question.generator,
+            clipped=True,
+            progress=question.progress,
+        )
+        return found or "Clipped examples are told apart by a layer with bias, and while they are few; none was found."
+
+    @property
+    def searching(self) -> Searching:
+        """The options of the search alone."""
+        return Searching(rounds=self.rounds, starts=self.starts, steps=self.steps, reach=self.reach)
 
 
 def _reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Reconstruction:
@@ -144,6 +143,20 @@ def restore_examples(
     layer: LastLayer, options: ExactLabels, *, generator: torch.Generator, progress: Progress = go_on
 ) -> RestoredExamples | str:
     """The examples behind a last layer's gradient, or a sentence on why it has no room to tell them apart."""
+    quick = layer.has_bias and not layer.deviation  # the balanced gradient is next, and better where this one is hard
+    first = _as_it_is(layer, options, generator, progress, patience=0 if quick else _PATIENCE)
+    if isinstance(first, str) and not quick:
+        return first
+    found = with_balanced(layer, options.searching, first, generator=generator, progress=progress)
+    if not quick or isinstance(found, str) or found.smoothing or len(found.labels) >= found.rank:
+        return found
+    again = _as_it_is(layer, options, generator, progress, patience=_PATIENCE)
+    return found if isinstance(again, str) or len(again.labels) <= len(found.labels) else again
+
+
+def _as_it_is(
+    layer: LastLayer, options: ExactLabels, generator: torch.Generator, progress: Progress, *, patience: int
+) -> RestoredExamples | str:
     pencil = read_pencil(layer, reach=options.reach)
     if isinstance(pencil, str):
         return pencil
@@ -152,7 +165,7 @@ def restore_examples(
     terms = Terms(classes=torch.zeros(0, dtype=torch.int64), a=pencil.S.new_zeros(0, pencil.rank))
     examples, barren = float(layer.examples or 0), 0
     for done in range(options.rounds):
-        if len(terms) == pencil.rank or barren > 3 or not progress(len(terms), pencil.rank, "examples restored"):
+        if len(terms) == pencil.rank or barren > patience or not progress(len(terms), pencil.rank, "examples restored"):
             break
         before = len(terms)
         terms, examples = search(terms, examples, barren, generator)

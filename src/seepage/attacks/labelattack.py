@@ -8,7 +8,8 @@ from torch import Tensor
 from seepage.attacks.biasless import with_bias_gradient
 from seepage.attacks.embeddings import noise_inputs
 from seepage.attacks.labelcounts import estimate
-from seepage.attacks.labels import LastLayer, batch_size, label_obstacles, silent, usable
+from seepage.attacks.labels import LastLayer, batch_size, clips, label_obstacles, silent, usable
+from seepage.attacks.unclipped import with_clipping_undone
 from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
 
 __all__ = ["LabelAttack", "Question"]
@@ -66,6 +67,8 @@ class LabelAttack:
         if self.divides_by_bias and not layer.has_bias and layer.gW.any():
             typical = self.typical_inputs(observation, generator)
             layer = with_bias_gradient(layer, observation.latest.network, typical)
+        if self.divides_by_bias and layer.examples is not None and clips(observation.rule):
+            layer = with_clipping_undone(layer)
         question = Question(layer=layer, observation=observation, generator=generator, progress=progress)
         return silent(layer, self.name) or self.restored(question)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from seepage.attacks.auxiliary import AuxiliaryData, probabilities_of
+from seepage.attacks.balanced import read_balanced
 from seepage.attacks.classmeans import ClassMeans
 from seepage.attacks.embeddings import noise_inputs
 from seepage.attacks.exactlabels import ExactLabels
@@ -101,8 +102,9 @@ class RestoreLabels:
         found = self.exact.obstacles(observation)
         if found:
             return [*found, *label_obstacles(observation)]
-        pencil = read_pencil(usable(observation), reach=self.exact.reach)
-        if not isinstance(pencil, str):
+        layer = usable(observation)
+        pencil = read_pencil(layer, reach=self.exact.reach)
+        if not isinstance(pencil, str) or read_balanced(layer, reach=self.exact.reach) is not None:
             return []
         reason = f"is unknown to the server, and the update does not tell it; grant it (`--knows batch-size`). {pencil}"
         return [Obstacle(where="batch_size", reason=reason)]
