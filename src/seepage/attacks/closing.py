@@ -18,7 +18,7 @@ from seepage.types import Observation
 __all__ = ["Solution", "better", "choose"]
 
 _INPUT_TOLERANCES = (3e-7, 3e-4)  # relative: every digit of Adult's largest numbers; half a grey level of 8 bits
-_REPLAY_TOLERANCE = 1e-4  # relative; inputs that are off by this much are still pixel-identical
+_REPLAY_TOLERANCE = 1e-4  # relative, more where the error itself is known less well; still pixel-identical
 _MOST_SWAPS = 256  # each costs a pass of all inputs through the layer
 
 
@@ -34,6 +34,7 @@ class Solution:
         input_error: ``[b]`` how uncertain rounding or noise of the update leaves the input, as a share of its root mean
             square.
         tolerance: the error above which an input is too rough to be called exact.
+        error_tol: ``[b]`` up to which share of their root mean square rounding leaves the entries of each error open.
         replayed: fact 4, or why it was not asked.
     """
 
@@ -43,6 +44,7 @@ class Solution:
     evident: Tensor
     input_error: Tensor
     tolerance: float
+    error_tol: Tensor
     replayed: Replay | str
 
     @property
@@ -137,9 +139,10 @@ def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | No
     errors = (columns * scales).T  # [b, m]
     if not bool(inputs.isfinite().all()):
         return None
-    agreement = agree(errors, mixture.preactivations(inputs), zero_tol=mixture.zero_tol, margin=mixture.height_tol)
+    tols = mixture.zero_tols(directions)
+    agreement = agree(errors, mixture.preactivations(inputs), zero_tol=tols, margin=mixture.height_tol)
     evident = agreement.holds & known
-    evident &= undisturbed(zero_mask(mixture.L, directions, zero_tol=mixture.zero_tol), doubtful=~evident)
+    evident &= undisturbed(zero_mask(mixture.L, directions, zero_tol=tols), doubtful=~evident)
     return Solution(
         inputs=inputs,
         errors=errors,
@@ -147,6 +150,7 @@ def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | No
         evident=evident,
         input_error=mixture.error_of_inputs(directions.T * scales, inputs),
         tolerance=_INPUT_TOLERANCES[0],
+        error_tol=tols,
         replayed="no example agrees with the units it switches off",
     )
 
@@ -157,7 +161,8 @@ def _ask_replay(observation: Observation, mixture: Mixture, solution: Solution, 
     replayed = replay(observation, mixture.layer, solution.inputs, solution.errors, generator=generator)
     evident = solution.evident
     if isinstance(replayed, Replay):
-        evident = evident & ((replayed.residual <= _REPLAY_TOLERANCE) | solution.rough)
+        known_to = solution.error_tol.clamp_min(_REPLAY_TOLERANCE)
+        evident = evident & ((replayed.residual <= known_to) | solution.rough)
     elif (doubt := unwarranted(observation, mixture)) is not None:
         evident, replayed = torch.zeros_like(evident), f"{replayed}, and {doubt}"
     return replace(solution, replayed=replayed, evident=evident)

@@ -18,6 +18,7 @@ _EXACT_SHARE = 0.98  # of loose zeros that are zeros already, above which a prop
 _SAME_PROPOSAL = 1 - 1e-6
 _SAME_DIRECTION = 1 - 1e-9
 _MOST_REFUSED = 4096  # remembered; each candidate is compared with all of them
+_FINER = 0.05  # from one tolerance to the next
 _SURE = 0.6  # pre-activation, as a share of its root mean square, below which a guess is trusted to be off
 
 
@@ -75,8 +76,8 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     # Robustly first: among the rows below a loose tolerance a few are small without being zero.
     rough = zero_mask(mixture.L, directions, zero_tol=tol).sum(dim=1) < _EXACT_SHARE * loose.sum(dim=1)
     directions[rough] = robust_null_directions(mixture.L, loose[rough], rounds=3, starts=directions[rough])
-    directions = refine_directions(mixture.L, directions, zero_tol=tol, rounds=2 if bool(rough.any()) else 1)
-    zeros = zero_mask(mixture.L, directions, zero_tol=tol)
+    directions = _refine(mixture, directions, rounds=2 if bool(rough.any()) else 1)
+    zeros = zero_mask(mixture.L, directions, zero_tol=mixture.zero_tols(directions))
     keep = zeros.sum(dim=1) >= mixture.least_zeros
     directions, zeros = directions[keep], zeros[keep]
     known = torch.cat([found.directions, found.refused.reshape(-1, directions.shape[1]).to(directions)])
@@ -89,6 +90,16 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     found.directions = torch.cat([found.directions, directions[keep]])
     found.zeros = torch.cat([found.zeros, zeros[keep].sum(dim=1).cpu()])
     return bool(keep.any())
+
+
+def _refine(mixture: Mixture, directions: Tensor, *, rounds: int) -> Tensor:
+    """Down to each direction's own tolerance in steps: too few rows look like zeros to one that is still rough."""
+    tol = mixture.zero_tol
+    directions = refine_directions(mixture.L, directions, zero_tol=tol, rounds=rounds)
+    while len(directions) and tol > float((own := mixture.zero_tols(directions)).min()):
+        tol *= _FINER
+        directions = refine_directions(mixture.L, directions, zero_tol=own.clamp_min(tol), rounds=1)
+    return directions
 
 
 def round_inputs(mixture: Mixture, guesses: Tensor, *, rounds: int = 10) -> Tensor:

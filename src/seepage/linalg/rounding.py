@@ -90,13 +90,13 @@ def reselect_directions(L: Tensor, directions: Tensor, *, share: float = 0.25, r
     return directions
 
 
-def refine_directions(L: Tensor, directions: Tensor, *, zero_tol: float, rounds: int = 2) -> Tensor:
+def refine_directions(L: Tensor, directions: Tensor, *, zero_tol: float | Tensor, rounds: int = 2) -> Tensor:
     """Each direction solved again from all rows where it vanishes.
 
     Args:
         L: ``[m, b]`` float64.
         directions: ``[k, b]``, right to about ``zero_tol``.
-        zero_tol: see :func:`seepage.linalg.nullspace.zero_mask`.
+        zero_tol: one for all, or one for each, ``[k]``; see :func:`seepage.linalg.nullspace.zero_mask`.
         rounds: how often to repeat with the rows that came out zero.
     """
     for _ in range(rounds):
