@@ -155,10 +155,11 @@ def page(ends: dict[str, Counter[str]], wrong: list[str], options: argparse.Name
         f"Command: `python benchmarks/soundness.py --seeds {options.seeds} --workers {options.workers} "
         f"--attacks {' '.join(options.attacks)}`"
         + (f", stopped after {done} of {planned} pairs of a seed and an attack. " if done < planned else ". ")
-        + f"Seeds 0 to {options.seeds - 1}; digits, photos, CIFAR-10 normalised and in [0, 1], Adult. Budget 2 s a batch "
-        f"on 1 thread, so that many end half-way on purpose. Machine: {platform.machine()}, {os.cpu_count()} cores, "
-        f"torch {torch.__version__}, CPU. In the case with duplicates exact "
-        "means that every distinct example was found. Trained: 300 steps of Adam on the data that the batches are of.\n\n"
+        + f"Seeds 0 to {options.seeds - 1}; digits, photos, CIFAR-10 normalised and in [0, 1], Adult. Budget 2 s a "
+        f"batch on 1 thread, so that many end half-way on purpose. Machine: {platform.machine()}, {os.cpu_count()} "
+        f"cores, torch {torch.__version__}, CPU. In the case with duplicates exact "
+        "means that every distinct example was found. Trained: 300 steps of Adam on the data that the batches are "
+        "of.\n\n"
         f"| case | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}\n" + "\n".join(lines) + "\n"
     )
     return text + ("\nTo look at:\n" + "\n".join(f"* {entry}" for entry in wrong) + "\n" if wrong else "")
