@@ -148,7 +148,7 @@ def trained_cells() -> Iterator[Cell]:
         for batch_size in (40, 100):
             for attack in (prism, spearpp):
                 yield Cell(
-                    attack=attack, batch_size=batch_size, network=mlp(1000, hidden), seconds=12.0, seeds=3, epochs=5
+                    attack=attack, batch_size=batch_size, network=mlp(1000, hidden), seconds=20.0, seeds=5, epochs=5
                 )
 
 

@@ -53,20 +53,23 @@ class Agreement:
     holds: Tensor
 
 
-def agree(errors: Tensor, preactivations: Tensor, *, zero_tol: float, margin: float = 1e-4) -> Agreement:
+def agree(errors: Tensor, preactivations: Tensor, *, zero_tol: float | Tensor, margin: float = 1e-4) -> Agreement:
     """Sparsity matching (SPEAR, section 4.3) of ``errors [k, m]`` with ``preactivations [k, m]``.
 
     Args:
         errors: reconstructed ``dZ``, one row an example.
         preactivations: ``Z`` from the reconstructed inputs.
-        zero_tol: an error counts as zero up to this share of its row's root mean square.
+        zero_tol: an error counts as zero up to this share of its row's root mean square; one for all, or one for each,
+            ``[k]``.
         margin: a pre-activation counts as clearly on or off beyond this share of its row's root mean square.
     """
     size = errors.abs() / _rms(errors)
     height = preactivations / _rms(preactivations)
-    unexplained = (size > 10 * zero_tol) & (height < -margin)
-    silent = (size <= zero_tol) & (height > margin)
-    silent_by_chance = max(1, int(poisson.isf(_CHANCE, 0.3 * zero_tol * errors.shape[1])))
+    tols = torch.as_tensor(zero_tol, dtype=errors.dtype, device=errors.device).expand(len(errors))[:, None]
+    unexplained = (size > 10 * tols) & (height < -margin)
+    silent = (size <= tols) & (height > margin)
+    by_chance = poisson.isf(_CHANCE, 0.3 * tols[:, 0].cpu().numpy() * errors.shape[1])
+    silent_by_chance = torch.as_tensor(by_chance, device=errors.device).clamp_min(1)
     holds = ~unexplained.any(dim=1) & (silent.sum(dim=1) <= silent_by_chance)
     return Agreement(score=1 - (unexplained | silent).double().mean(dim=1), holds=holds)
 

@@ -18,7 +18,7 @@ from seepage.types import Observation
 __all__ = ["Solution", "better", "choose"]
 
 _INPUT_TOLERANCES = (3e-7, 3e-4)  # relative: every digit of Adult's largest numbers; half a grey level of 8 bits
-_REPLAY_TOLERANCE = 1e-4  # relative; inputs that are off by this much are still pixel-identical
+_REPLAY_TOLERANCE = 1e-4  # relative, more where the error itself is known less well; still pixel-identical
 _LOOSE_REPLAY = 1e-3  # the most that known rounding of the weights may loosen it to
 _ABOVE_ROUNDING = 20.0  # true examples were seen at 7 to 10 times the rounding expected
 _NO_AGREEMENT = "no example agrees with the units it switches off"
@@ -38,6 +38,7 @@ class Solution:
         input_error: ``[b]`` how uncertain rounding or noise of the update leaves the input, as a share of its root mean
             square.
         tolerance: the error above which an input is too rough to be called exact.
+        error_tol: ``[b]`` up to which share of their root mean square rounding leaves the entries of each error open.
         replayed: fact 4, or why it was not asked.
     """
 
@@ -47,6 +48,7 @@ class Solution:
     evident: Tensor
     input_error: Tensor
     tolerance: float
+    error_tol: Tensor
     replayed: Replay | str
 
     @property
@@ -141,9 +143,10 @@ def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | No
     errors = (columns * scales).T  # [b, m]
     if not bool(inputs.isfinite().all()):
         return None
-    agreement = agree(errors, mixture.preactivations(inputs), zero_tol=mixture.zero_tol, margin=mixture.height_tol)
+    tols = mixture.zero_tols(directions)
+    agreement = agree(errors, mixture.preactivations(inputs), zero_tol=tols, margin=mixture.height_tol)
     evident = agreement.holds & known
-    evident &= undisturbed(zero_mask(mixture.L, directions, zero_tol=mixture.zero_tol), doubtful=~evident)
+    evident &= undisturbed(zero_mask(mixture.L, directions, zero_tol=tols), doubtful=~evident)
     explained = mixture.noisy or mixture.explains_bias(errors)
     return Solution(
         inputs=inputs,
@@ -152,6 +155,7 @@ def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | No
         evident=evident & explained,
         input_error=mixture.error_of_inputs(directions.T * scales, inputs),
         tolerance=_INPUT_TOLERANCES[0],
+        error_tol=tols,
         replayed=_NO_AGREEMENT if explained else _OTHER_BIAS,
     )
 
@@ -169,9 +173,9 @@ def _ask_replay(observation: Observation, mixture: Mixture, solution: Solution, 
 
 
 def _replay_tolerance(mixture: Mixture, solution: Solution) -> Tensor:
-    """``[b]``: wider where the update is a difference of rounded weights, whose errors are off by more than that."""
-    strict = torch.full_like(solution.input_error, _REPLAY_TOLERANCE)
+    """``[b]``: wider for faint errors, and where the update is a difference of rounded weights."""
+    known_to = solution.error_tol.clamp_min(_REPLAY_TOLERANCE)
     if not mixture.layer.rounding:
-        return strict
+        return known_to
     expected = mixture.error_of_errors(solution.inputs, solution.errors)
-    return (_ABOVE_ROUNDING * expected).clamp(_REPLAY_TOLERANCE, _LOOSE_REPLAY)
+    return torch.maximum(known_to, (_ABOVE_ROUNDING * expected).clamp_max(_LOOSE_REPLAY))

@@ -9,15 +9,28 @@ from torch import Tensor
 
 from seepage.attacks.mixture import Mixture
 from seepage.linalg.nullspace import merge_directions, pinned, zero_mask
-from seepage.linalg.rounding import refine_directions, robust_null_directions
+from seepage.linalg.rounding import least_directions, refine_directions, robust_null_directions
 
-__all__ = ["Found", "Proposals", "Proposer", "accept", "complete", "guess_rest", "round_inputs"]
+__all__ = [
+    "Found",
+    "Proposals",
+    "Proposer",
+    "accept",
+    "complete",
+    "guess_rest",
+    "round_either",
+    "round_inputs",
+    "round_roughly",
+]
 
 _EXACT_SHARE = 0.98  # of loose zeros that are zeros already, above which a proposal is as good as refined
 # Columns of similar examples are nearly parallel: only copies may be merged. Cosines of copies:
 _SAME_PROPOSAL = 1 - 1e-6
 _SAME_DIRECTION = 1 - 1e-9
 _MOST_REFUSED = 4096  # remembered; each candidate is compared with all of them
+_FINER = 0.05  # from one tolerance to the next
+_SMALL = 0.1  # entry, as a share of a root mean square, that may become a zero
+_ROUNDS_OF_BOTH, _ROUNDS_OF_ONE = 3, 7  # of reweighting, for both signs of a guess and for the better one
 _SURE = 0.6  # pre-activation, as a share of its root mean square, below which a guess is trusted to be off
 
 
@@ -75,8 +88,8 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     # Robustly first: among the rows below a loose tolerance a few are small without being zero.
     rough = zero_mask(mixture.L, directions, zero_tol=tol).sum(dim=1) < _EXACT_SHARE * loose.sum(dim=1)
     directions[rough] = robust_null_directions(mixture.L, loose[rough], rounds=3, starts=directions[rough])
-    directions = refine_directions(mixture.L, directions, zero_tol=tol, rounds=2 if bool(rough.any()) else 1)
-    zeros = zero_mask(mixture.L, directions, zero_tol=tol)
+    directions = _refine(mixture, directions, rounds=2 if bool(rough.any()) else 1)
+    zeros = zero_mask(mixture.L, directions, zero_tol=mixture.zero_tols(directions))
     keep = zeros.sum(dim=1) >= mixture.least_zeros
     directions, zeros = directions[keep], zeros[keep]
     known = torch.cat([found.directions, found.refused.reshape(-1, directions.shape[1]).to(directions)])
@@ -89,6 +102,16 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     found.directions = torch.cat([found.directions, directions[keep]])
     found.zeros = torch.cat([found.zeros, zeros[keep].sum(dim=1).cpu()])
     return bool(keep.any())
+
+
+def _refine(mixture: Mixture, directions: Tensor, *, rounds: int) -> Tensor:
+    """Down to each direction's own tolerance in steps: too few rows look like zeros to one that is still rough."""
+    tol = mixture.zero_tol
+    directions = refine_directions(mixture.L, directions, zero_tol=tol, rounds=rounds)
+    while len(directions) and tol > float((own := mixture.zero_tols(directions)).min()):
+        tol *= _FINER
+        directions = refine_directions(mixture.L, directions, zero_tol=own.clamp_min(tol), rounds=1)
+    return directions
 
 
 def round_inputs(mixture: Mixture, guesses: Tensor, *, rounds: int = 10) -> Tensor:
@@ -104,9 +127,37 @@ def round_inputs(mixture: Mixture, guesses: Tensor, *, rounds: int = 10) -> Tens
     Returns:
         ``[k, b]`` unit directions; those of guesses too far off are arbitrary.
     """
-    height = guesses @ mixture.height.T + mixture.layer.bias[mixture.awake].double()  # [k, m']
+    return robust_null_directions(mixture.L, _trust(mixture, guesses), rounds=rounds)
+
+
+def round_roughly(mixture: Mixture, guesses: Tensor) -> Tensor:
+    """As :func:`round_inputs` without reweightings, in float32: a start for a search, ``[k, b]``."""
+    return least_directions(mixture.L.float(), _trust(mixture, guesses).float())
+
+
+def round_either(mixture: Mixture, guesses: Tensor) -> Tensor:
+    """As :func:`round_inputs`, of guesses whose sign is open: a third of the work that both signs would take.
+
+    Some rounds in float32 show which sign leaves more small entries; that one goes on in float64, whose digits only the
+    last rounds need.
+
+    Returns:
+        ``[k, b]`` unit directions, one a guess.
+    """
+    count, L = len(guesses), mixture.L.float()
+    trusted = _trust(mixture, torch.cat([guesses, -guesses]))
+    rough = robust_null_directions(L, trusted.float(), rounds=_ROUNDS_OF_BOTH)
+    small = zero_mask(L, rough, zero_tol=_SMALL).sum(dim=1)
+    sign = torch.arange(count, device=small.device) + count * (small[count:] > small[:count])
+    starts = rough[sign].double()
+    return robust_null_directions(mixture.L, trusted[sign], rounds=_ROUNDS_OF_ONE, starts=starts)
+
+
+def _trust(mixture: Mixture, guesses: Tensor) -> Tensor:
+    """How far each unit is trusted to be off for each of ``guesses [k, b]``, in [0, 1], ``[k, m']``."""
+    height = guesses @ mixture.height.T + mixture.layer.bias[mixture.awake].double()
     size = height.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-300)
-    return robust_null_directions(mixture.L, (-height / (_SURE * size)).clamp(0.0, 1.0), rounds=rounds)
+    return (-height / (_SURE * size)).clamp(0.0, 1.0)
 
 
 def complete(mixture: Mixture, found: Found, generator: torch.Generator, *, starts: int = 128) -> None:

@@ -18,6 +18,8 @@ __all__ = ["Mixture", "mix"]
 
 _MOST_NOISE = 0.25  # zero tolerance beyond which zeros cannot be told from errors
 _MOST_UNEXPLAINED = 30.0  # times the rounding expected; true gradients were seen to reach 10, sparsified ones 1e3
+_LEAST_TOLERANCE, _MOST_TOLERANCE = 1e-6, 1e-3
+_MARGIN = 12.0  # times the rounding of an entry, which the largest of hundreds of zeros reaches (it differs by row)
 _ROWS_AT_ONCE = 256  # rows of W converted to float64 at a time
 
 
@@ -33,7 +35,8 @@ class Mixture:
         awake: ``[m]`` bool, which units those are.
         white: ``[m', b]`` float32 left factor of unit covariance, for searches.
         height: ``[m', b]`` pre-activation without bias of ``x = right^T p`` is ``height @ p``.
-        zero_tol: an entry of ``L q`` counts as zero up to this share of the root mean square of ``L q``.
+        zero_tol: an entry of ``L q`` counts as zero up to this share of the root mean square of ``L q``, for any
+            direction; :meth:`zero_tols` says it for each.
         loose_tol: the same for a proposal, before it is refined.
         least_zeros: a direction needs at least this many.
     """
@@ -52,6 +55,17 @@ class Mixture:
     def noisy(self) -> bool:
         """Whether the gradient carries noise above rounding: what comes out is then an estimate, however good."""
         return self.factors.spread > 0
+
+    def zero_tols(self, directions: Tensor) -> Tensor:
+        """The zero tolerance of each of ``directions [k, b]``, ``[k]``: what rounding does to its zeros, with a margin.
+
+        ``L q`` is ``gW V^T (q / S)`` up to the lengths of rows, so that rounding of ``gW`` counts ``|q / S|`` times:
+        much for a faint example, little for a strong one. Under noise it is the widest for all.
+        """
+        if self.noisy:
+            return directions.new_full((len(directions),), self.zero_tol)
+        own: Tensor = _MARGIN * _rounding_of_rows(self.factors) * (directions / self.factors.singular).norm(dim=1)
+        return own.clamp(_LEAST_TOLERANCE, self.zero_tol)
 
     @property
     def height_tol(self) -> float:
@@ -162,11 +176,18 @@ def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> 
 
 
 def _zero_tolerance(factors: LowRank) -> float:
-    """Rounding of the gradient as it stands in ``L``: amplified where an example is faint, with a margin of 10.
+    """Rounding of the gradient as it stands in ``L``, amplified as for the faintest example that there may be.
 
     Noise is known by its spread, which four times over covers all but one zero in 10,000.
     """
     if factors.spread:
         return 4 * factors.spread * math.sqrt(len(factors.left)) / float(factors.singular[-1])
-    amplification = float(factors.singular[0] / factors.singular[-1])
-    return min(max(10 * factors.noise * amplification, 1e-6), 1e-3)
+    widest = _MARGIN * _rounding_of_rows(factors) / float(factors.singular[-1])
+    return min(max(widest, _LEAST_TOLERANCE), _MOST_TOLERANCE)
+
+
+def _rounding_of_rows(factors: LowRank) -> float:
+    """Root mean square rounding of ``m`` entries together: the edge of the spectrum, undone."""
+    rows, columns = len(factors.left), factors.right.shape[1]
+    edge = factors.noise * float(factors.singular[0])
+    return edge / (1 + math.sqrt(columns / rows))

@@ -8,7 +8,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from seepage.attacks.directions import Found, Proposals, Proposer, round_inputs
+from seepage.attacks.directions import Found, Proposals, Proposer, round_either, round_roughly
 from seepage.attacks.disaggregation import Budget, invert_layer
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.portfolio import Arm, take_turns
@@ -26,6 +26,7 @@ from seepage.attacks.spearpp import (
 from seepage.linalg.dictionary import LogCosh, sparse_directions
 from seepage.linalg.filters import FILTER_BANKS, FilterBank
 from seepage.linalg.ica import Contrast, SoftSign, Tanh, unmix
+from seepage.linalg.nullspace import merge_directions, zero_mask
 from seepage.linalg.sphere import RiemannianAdam
 from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
 
@@ -33,7 +34,9 @@ __all__ = ["PRISM", "Unmixing"]
 
 _POLISH = Search(loss=LogCosh(start=0.3), optimizer=RiemannianAdam(steps=150, step_size=0.07))
 _ROBUST_BELOW = 9.0  # units an example: with fewer, guesses are also rounded by the robust kernel, which costs more;
-_FEW = 128  # so are the guesses of a turn that has no more
+_FEW = 128  # so are the guesses of a turn that has no more,
+_PLENTY = 64  # but not where the descent alone found as many
+_SAME = 1 - 1e-6  # cosine of copies
 _EASY = 12.0  # units an example above which the sphere search goes first
 _ROWS_AT_ONCE = 32  # mixtures filtered at a time
 
@@ -142,17 +145,16 @@ class Unmixing:
     def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator, *, effort: int) -> Proposals:
         """One turn; unmixing takes ``effort`` times as many steps."""
         guesses = self.guess(mixture, found, generator, steps=60 * effort)
-        guesses = torch.cat([guesses, -guesses])
-        rough = round_inputs(mixture, guesses, rounds=0)
+        rough = round_roughly(mixture, torch.cat([guesses, -guesses]))
         ends = sparse_directions(mixture.white, rough, loss=_POLISH.loss, optimizer=_POLISH.optimizer)
         directions = round_ends(mixture, found, ends)
-        tight = len(mixture.L) < _ROBUST_BELOW * mixture.batch_size
-        rounds = 10 if tight or len(guesses) <= _FEW else 0
-        if rounds:
-            directions = torch.cat([directions, round_inputs(mixture, guesses, rounds=rounds)])
-        b, k = mixture.batch_size, len(guesses)
+        b, k = mixture.batch_size, len(rough)
         polish = 2.0 * k * mixture.white.numel() * _POLISH.optimizer.steps
-        kernels = 2.0 * k * (1 + rounds) * mixture.L.numel() * b
+        kernels = 2.0 * k * mixture.L.numel() * b
+        tight = len(mixture.L) < _ROBUST_BELOW * b
+        if (tight or k <= _FEW) and _count_new(mixture, found, directions) < _PLENTY:
+            directions = torch.cat([directions, round_either(mixture, guesses)])
+            kernels *= 6
         return Proposals(
             directions=directions, cost=k, work=0.25 * k**2 * self.samples * 60 * effort + polish + kernels
         )
@@ -177,3 +179,10 @@ class Unmixing:
         assert answers is not None  # it fitted the first image
         chosen: Tensor = answers[:, columns.to(answers.device)]
         return chosen
+
+
+def _count_new(mixture: Mixture, found: Found, directions: Tensor) -> int:
+    """How many different ones of ``directions [k, b]`` vanish on enough units and are not found yet."""
+    zeros = zero_mask(mixture.L, directions, zero_tol=mixture.loose_tol).sum(dim=1)
+    new = merge_directions(directions[zeros >= mixture.least_zeros], found.directions, coherence=_SAME)
+    return int(new.sum())

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _LEAST_SMALL = 0.3  # share of small entries below which a search ended nowhere
+_MOST_ENDS = 256  # of one turn, the sparsest, that are solved again
 _SAMPLED = 20  # examples up to which sampling is worth a turn
 _SAME_END = 1 - 1e-4  # cosine of two runs that ended at the same place
 PATIENCE = 8192  # starts spent on better directions once there are enough of them
@@ -169,6 +170,7 @@ def small_batch_arms(mixture: Mixture) -> list[Arm]:
 
 def round_ends(mixture: Mixture, found: Found, ends: Tensor) -> Tensor:
     """Ends of runs that are new and look sparse, each solved again from its smallest entries; float64."""
-    ends = ends[small_share(mixture.white, ends) >= _LEAST_SMALL].double()
+    share = small_share(mixture.white, ends)
+    ends = ends[share.argsort(descending=True)][: int((share >= _LEAST_SMALL).sum())].double()
     ends = ends[merge_directions(ends, found.directions, coherence=_SAME_END)]
-    return reselect_directions(mixture.L, ends)
+    return reselect_directions(mixture.L, ends[:_MOST_ENDS])

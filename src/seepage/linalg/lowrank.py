@@ -11,7 +11,8 @@ _BLOCK_ENTRIES = 1 << 24  # entries converted to float64 at a time: 128 MiB
 _ABOVE = 1.05  # times the largest singular value that noise of a given size has in the limit
 _UNEVEN = 6.0  # times that, up to which uneven noise is taken for noise where a gap follows
 _CLEAR_GAP = 2.0
-_POWERS = 3  # passes that turn a sketch to the largest singular vectors where the rest is noise, not rounding
+_POWERS = 3  # passes that turn a sketch to the largest singular vectors where the rest is noise, not rounding;
+_POWERS_OF_ROUNDING = 1  # of rounding one takes out what the sketch adds to it: 10 times as much as there was
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ def low_rank_factors(
     half = _half_rounding(matrix)
     rounding = max(rounding, half)
     while True:
-        left, singular, right = _sketched_svd(matrix, width, generator, powers=_POWERS if half else 0)
+        left, singular, right = _sketched_svd(matrix, width, generator, powers=_POWERS if half else _POWERS_OF_ROUNDING)
         level = 3 * rounding * (rows**0.5 + columns**0.5)  # their largest singular value, and a margin
         first = max(float(singular[0]), 1e-300)
         own, known = torch.finfo(torch.float32 if half else matrix.dtype).eps, level / (100 * first)
@@ -147,7 +148,7 @@ def _factors_above_noise(matrix: Tensor, width: int, generator: torch.Generator)
 
 
 def _sketched_svd(
-    matrix: Tensor, width: int, generator: torch.Generator, *, powers: int = 0
+    matrix: Tensor, width: int, generator: torch.Generator, *, powers: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, columns = matrix.shape
     step = max(1, _BLOCK_ENTRIES // rows)

@@ -46,14 +46,20 @@ def sampled_null_directions(L: Tensor, *, count: int, generator: torch.Generator
     return torch.masked_select(directions, regular[:, None]).reshape(-1, b)
 
 
-def zero_mask(L: Tensor, directions: Tensor, *, zero_tol: float) -> Tensor:
+def zero_mask(L: Tensor, directions: Tensor, *, zero_tol: float | Tensor) -> Tensor:
     """Where ``L q`` vanishes: ``|L q| <= zero_tol`` times the root mean square of its entries.
+
+    Args:
+        L: ``[m, b]``.
+        directions: ``[k, b]``.
+        zero_tol: one for all, or one for each, ``[k]``.
 
     Returns:
         ``[k, m]`` bool.
     """
     values = directions @ L.T
-    return values.abs() <= zero_tol * values.square().mean(dim=1, keepdim=True).sqrt()
+    tol = zero_tol[:, None] if isinstance(zero_tol, Tensor) else zero_tol
+    return values.abs() <= tol * values.square().mean(dim=1, keepdim=True).sqrt()
 
 
 def merge_directions(directions: Tensor, known: Tensor, *, coherence: float) -> Tensor:

@@ -13,7 +13,7 @@ __all__ = ["least_directions", "refine_directions", "reselect_directions", "robu
 
 _ENTRIES_AT_ONCE = 1 << 24  # of weighted copies of L: 128 MiB
 _DENSE = 0.8  # share of non-zero weights above which picking rows is not worth it
-_SHIFT = 1e-13  # share of the mean eigenvalue; moves no eigenvector, keeps an exactly singular Gram factorable
+_SHIFT = 500  # rounding units of the mean eigenvalue; moves no eigenvector, keeps an exactly singular Gram factorable
 
 
 def least_directions(L: Tensor, weights: Tensor, starts: Tensor | None = None) -> Tensor:
@@ -30,7 +30,7 @@ def least_directions(L: Tensor, weights: Tensor, starts: Tensor | None = None) -
     for start in range(0, len(weights), step):
         part = weights[start : start + step].to(L.dtype)
         gram = _gram(L, part)  # [step, b, b]
-        shift = _SHIFT * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-300)
+        shift = _SHIFT * torch.finfo(L.dtype).eps * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-300)
         gram.diagonal(dim1=1, dim2=2).add_(shift[:, None])
         factor, failed = torch.linalg.cholesky_ex(gram)
         vectors = _anywhere(L, len(part)) if starts is None else starts[start : start + step]
@@ -90,13 +90,13 @@ def reselect_directions(L: Tensor, directions: Tensor, *, share: float = 0.25, r
     return directions
 
 
-def refine_directions(L: Tensor, directions: Tensor, *, zero_tol: float, rounds: int = 2) -> Tensor:
+def refine_directions(L: Tensor, directions: Tensor, *, zero_tol: float | Tensor, rounds: int = 2) -> Tensor:
     """Each direction solved again from all rows where it vanishes.
 
     Args:
         L: ``[m, b]`` float64.
         directions: ``[k, b]``, right to about ``zero_tol``.
-        zero_tol: see :func:`seepage.linalg.nullspace.zero_mask`.
+        zero_tol: one for all, or one for each, ``[k]``; see :func:`seepage.linalg.nullspace.zero_mask`.
         rounds: how often to repeat with the rows that came out zero.
     """
     for _ in range(rounds):
