@@ -75,7 +75,9 @@ class Inverter:
         example = next(iter(update.values()))
         module = self.module.to(example.device)
         with torch.no_grad():
-            found = module({name: value.float()[None] for name, value in update.items()})[0]
+            gradients = {name: value.float()[None] for name, value in update.items()}
+            found = module(gradients)[0]
+            labels = module.labels(gradients) if isinstance(module, CoarseGIT) else None
         stats = {"trained for examples": self.blueprint.examples}
         if not bool(found.isfinite().all()):
             reason = "The attack network gave no finite numbers: the update is unlike any it was trained on."
@@ -86,6 +88,7 @@ class Inverter:
         return Reconstruction(
             outcome=Outcome.APPROXIMATE,
             inputs=found.to(example.dtype),
+            labels=None if labels is None else labels[0],
             certified=torch.zeros(len(found), dtype=torch.bool),
             reason="One pass of an attack network; nothing proves what it gives.",
             stats=stats,
