@@ -36,8 +36,7 @@ DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] /
 RESULTS = Path(__file__).parent / "results" / "git.md"
 ROWS = RESULTS.with_suffix(".json")
 FULL = 600  # iterations of IG at LeNet; GIT+IG gets a third
-DEEP = 300  # the same at networks with more layers, where a step takes ten times as long
-AT_MOST = 45.0  # seconds for DLG on one batch
+DEEP = 200  # the same at networks with more layers, where a step takes ten times as long
 Row = dict[str, Any]
 Score = tuple[float, float, float, float]
 
@@ -110,7 +109,7 @@ def candidates(
 ) -> tuple[dict[str, Attack], dict[str, float]]:
     """The attacks by name, for a batch size and IG's iterations, and the CPU seconds of those that were trained."""
     examples, full = sizes
-    near = 1000 if full == FULL else 300
+    near = 1000 if full == FULL else 200
     tried: dict[str, Attack] = {
         "public mean": PublicMean(inputs=public.inputs, examples=examples),
         "nearest public": NearestPublic(inputs=public.inputs[:near], labels=public.labels[:near], examples=examples),
@@ -118,13 +117,12 @@ def candidates(
     spent: dict[str, float] = {}
     for kind, word in ((InverterKind.LTI, "LTI"), (InverterKind.COARSE_GIT, "Coarse-GIT")):
         tried[word], spent[word] = trained(network, kind, public, examples=examples, seconds=seconds, seed=seed)
-    tried["DLG"] = dlg(starts=2, budget=Budget(samples=full, seconds=AT_MOST))
+    tried["DLG"] = dlg(starts=2, budget=Budget(samples=full if full == FULL else full // 4))
     tried["IG"] = ig(iterations=full)
     tried["IG, a third"] = ig(iterations=full // 3)
     tried["Coarse-GIT + IG, a third"] = ig(iterations=full // 3, step=0.003, start=tried["Coarse-GIT"])
     if examples == 1 and not isinstance(read_chain(network, public.inputs.shape[1:]), Obstacle):
         tried["Solved-GIT"] = SolvedGIT(public=public.inputs)
-        tried["Solved-GIT + IG, a third"] = ig(iterations=full // 3, step=1e-3, start=tried["Solved-GIT"])
     return tried, spent
 
 
