@@ -22,7 +22,7 @@ from seepage.attacks.chain import read_chain
 from seepage.attacks.disaggregation import Budget
 from seepage.attacks.git import ExactGIT
 from seepage.attacks.inverter import Inverter, build_module
-from seepage.attacks.matching import dlg, ig
+from seepage.attacks.matching import dlg, ig, refined
 from seepage.attacks.publicdata import NearestPublic, PublicMean
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.training import Training, train_inverter
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1", help="Numbers; all cells of one seed before the next seed.")
     parser.add_argument("--pairs", type=int, default=5000)
     parser.add_argument("--seconds", type=float, default=120.0, help="Training of each attack network.")
+    parser.add_argument("--only", default="", help="Attacks of which only those rows are measured again, by name: A;B.")
     parser.add_argument("--batches", type=int, default=4, help="Attacked, each seed.")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -82,32 +83,32 @@ def keep(rows: list[Row], **place: object) -> None:
 
 def attacks(cell: str, seed: int, options: argparse.Namespace) -> None:
     """All attacks on one network and batch size, with one seed."""
-    place, _, size = cell.partition("/")
-    source, _, name = place.rpartition("@")
+    where, _, size = cell.partition("/")
+    source, _, name = where.rpartition("@")
     examples = int(size)
     public, private = split(source or "cifar10", options.pairs, seed)
     classes = int(max(public.labels.max(), private.labels.max())) + 1
     network = build_network(name, input_shape=tuple(public.inputs.shape[1:]), classes=classes, seed=seed)
     full = FULL if name.startswith("lenet") else DEEP
-    tried, spent = candidates(network, public, (examples, full), seed=seed, seconds=options.seconds)
+    wanted = set(options.only.split(";")) if options.only else set()
+    tried, spent = candidates(network, public, (examples, full), wanted, seed=seed, seconds=options.seconds)
     scores: dict[str, list[Score | None]] = defaultdict(list)
     for rows in torch.arange(options.batches * examples).reshape(-1, examples):
         batch = PrivateBatch(inputs=private.inputs[rows], labels=private.labels[rows])
         for word, attack in tried.items():
             scores[word].append(attacked(attack, network, batch, classes=classes))
-        done = [
-            {"attack": word, "scores": scores[word], "training": spent.get(word)}
-            | {"pairs": len(public), "walk": full, "seconds": options.seconds}
-            for word in tried
-        ]
-        keep(done, part="attacks", data=source or "cifar10", network=name, examples=examples, seed=seed)
+        for word in tried:
+            row = {"scores": scores[word], "training": spent.get(word)}
+            row |= {"pairs": len(public), "walk": full, "seconds": options.seconds}
+            place = {"data": source or "cifar10", "network": name, "examples": examples, "seed": seed}
+            keep([row], part="attacks", **place, attack=word)
     print(f"{cell}: seed {seed} done", flush=True)
 
 
 def candidates(
-    network: nn.Module, public: PrivateBatch, sizes: tuple[int, int], *, seed: int, seconds: float
+    network: nn.Module, public: PrivateBatch, sizes: tuple[int, int], wanted: set[str], *, seed: int, seconds: float
 ) -> tuple[dict[str, Attack], dict[str, float]]:
-    """The attacks by name, for a batch size and IG's iterations, and the CPU seconds of those that were trained."""
+    """The wanted attacks (all if empty) for a batch size and IG's iterations; CPU seconds of what was trained."""
     examples, full = sizes
     near = 1000 if full == FULL else 200
     tried: dict[str, Attack] = {
@@ -116,14 +117,16 @@ def candidates(
     }
     spent: dict[str, float] = {}
     for kind, word in ((InverterKind.LTI, "LTI"), (InverterKind.COARSE_GIT, "Coarse-GIT")):
-        tried[word], spent[word] = trained(network, kind, public, examples=examples, seconds=seconds, seed=seed)
+        if not wanted or word in wanted:
+            tried[word], spent[word] = trained(network, kind, public, examples=examples, seconds=seconds, seed=seed)
     tried["DLG"] = dlg(starts=2, budget=Budget(samples=full if full == FULL else full // 4))
     tried["IG"] = ig(iterations=full)
     tried["IG, a third"] = ig(iterations=full // 3)
-    tried["Coarse-GIT + IG, a third"] = ig(iterations=full // 3, step=0.003, start=tried["Coarse-GIT"])
+    if "Coarse-GIT" in tried:
+        tried["Coarse-GIT + IG, a third"] = refined(tried["Coarse-GIT"], iterations=full // 6)  # two gradients each
     if examples == 1 and not isinstance(read_chain(network, public.inputs.shape[1:]), Obstacle):
         tried["Solved-GIT"] = SolvedGIT(public=public.inputs)
-    return tried, spent
+    return {word: attack for word, attack in tried.items() if not wanted or word in wanted}, spent
 
 
 def split(source: str, pairs: int, seed: int) -> tuple[PrivateBatch, PrivateBatch]:

@@ -46,7 +46,9 @@ class Cell:
 
 def cells() -> list[Cell]:
     """Steps on the whole batch, and on local batches in an order that the server does not know."""
-    digits = Cell(data="digits", network="mlp:200:sigmoid", examples=4, local_batch=None, epochs=1, lr=0.01, iterations=1000)
+    digits = Cell(
+        data="digits", network="mlp:200:sigmoid", examples=4, local_batch=None, epochs=1, lr=0.01, iterations=1000
+    )
     cifar = replace(digits, data="cifar10", network="lenet:sigmoid", examples=1, iterations=400)
     found = []
     for lr in (0.001, 0.01):

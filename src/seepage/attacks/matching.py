@@ -21,9 +21,8 @@ from seepage.attacks.unrolling import unrolling_obstacle
 from seepage.attacks.walking import Walk
 from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
-__all__ = ["GradientMatching", "dlg", "idlg", "ig"]
+__all__ = ["GradientMatching", "dlg", "idlg", "ig", "refined"]
 
-_NEAR_START = 500.0  # keeps GIT's gain at LeNet with ReLU, and IG's at LeNet with sigmoid
 _MATCHED = 1e-8  # nearer to a float64 update no pixel changes any more
 
 
@@ -43,8 +42,6 @@ class GradientMatching:
             prior of full weight would lead away.
         labels: restores what the observation does not hold; ``None``: labels are walked along as probabilities.
         start: another attack whose reconstruction is the first start, such as GIT; further starts are noise.
-        near_start: weight of the mean square distance from that start, times the relative distance of the gradients
-            there: a start whose gradient is far from the update is improved in small steps only.
         starts: how many at most. Walked at once where the optimizer can, else until one matches.
         matched: ``residual``, in rounding units of the update's dtype, at which a start has arrived.
         double: compute in float64 whatever the update's precision.
@@ -60,7 +57,6 @@ class GradientMatching:
     priors: tuple[Prior, ...] = ()
     labels: Attack | None = None
     start: Attack | None = None
-    near_start: float = 0.0
     starts: int = 1
     matched: float = 32.0
     double: bool = False
@@ -69,8 +65,6 @@ class GradientMatching:
     def __post_init__(self) -> None:
         if self.starts < 1:
             raise ValueError(f"`starts` should be at least 1; found {self.starts}.")
-        if not self.near_start >= 0:
-            raise ValueError(f"`near_start` should be at least 0; found {self.near_start}.")
         if not self.matched >= 0:
             raise ValueError(f"`matched` should be at least 0; found {self.matched}.")
 
@@ -121,7 +115,6 @@ class GradientMatching:
             matched=max(self.matched * eps, _MATCHED),
             rounding=_rounding(observation),
             total=self.optimizer.iterations * (1 if self.optimizer.together else self.starts),
-            near_start=self.near_start,
             progress=progress,
             started=started,
         )
@@ -198,7 +191,7 @@ def ig(
         step: the first; smaller where a start is near the inputs already.
         total_variation: weight of that prior at the first step.
         starts: walked at once.
-        start: another attack whose reconstruction is the first start.
+        start: another attack whose reconstruction is the first start; :func:`refined` suits such starts better.
         budget: when to stop earlier.
         name: as findings should call it.
     """
@@ -210,6 +203,35 @@ def ig(
         labels=labels or RestoreLabels(),
         starts=starts,
         start=start,
-        near_start=_NEAR_START,
+        budget=budget or Budget(),
+    )
+
+
+def refined(
+    start: Attack,
+    *,
+    labels: Attack | None = None,
+    iterations: int = 300,
+    budget: Budget | None = None,
+    name: str = "",
+) -> GradientMatching:
+    """Inverting Gradients' distance, walked by L-BFGS from the reconstruction of another attack.
+
+    What no gradient tells stays as the start has it: signed Adam moves every pixel by the same step, and spoils there.
+
+    Args:
+        start: the other attack.
+        labels: restores them; :class:`RestoreLabels` if ``None``.
+        iterations: directions, of some two gradients each.
+        budget: when to stop earlier.
+        name: as findings should call it; ``START+ig`` if empty.
+    """
+    return GradientMatching(
+        name=name or f"{start.name}+ig",
+        distance=Cosine(),
+        optimizer=LBFGS(iterations=iterations),
+        labels=labels or RestoreLabels(),
+        start=start,
+        double=True,
         budget=budget or Budget(),
     )

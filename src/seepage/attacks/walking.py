@@ -27,7 +27,6 @@ class Walk:
         matched: the residual at which a start has arrived.
         rounding: the residual at which a further start is not worth while; fitting on, a walk still averages over it.
         total: most iterations, for ``progress``.
-        near_start: weight of the distance from a start that another attack gave.
         progress: asked after each step.
         started: the clock when the attack began.
     """
@@ -40,11 +39,10 @@ class Walk:
         matched: float,
         rounding: float,
         total: int,
-        near_start: float,
         progress: Progress,
         started: float,
     ) -> None:
-        self.optimizer, self.budget, self.matched, self.near_start = optimizer, budget, matched, near_start
+        self.optimizer, self.budget, self.matched = optimizer, budget, matched
         self.total, self.rounding, self.progress, self.started = total, rounding, progress, started
         self.iterations, self.stopped = 0, ""
         self.least, self.first, self.residual = math.inf, math.inf, math.inf
@@ -62,14 +60,18 @@ class Walk:
         taken, mark, marked, least = 0, 0, math.inf, math.inf
         weight = 1.0
         look = max(1, optimizer.iterations // _LOOKS)
-        pull = _Pull(start, self.near_start)
+        scale: Tensor | None = None  # of the distances [s] at the start
 
         def closure() -> Tensor:
-            nonlocal least
+            nonlocal least, scale
             labels = start.labels if logits is None else logits.softmax(-1)
             distance, prior = self.objective(inputs, labels)
             least = min(least, self._keep(distance.detach(), inputs, labels))
-            total = (distance + weight * pull(distance.detach(), inputs, prior)).sum()
+            if scale is None:
+                scale = torch.ones_like(distance.detach())
+                if start.given:
+                    scale[0] = distance.detach()[0].nan_to_num(nan=1.0).clamp(max=1.0)
+            total = (distance + weight * scale * prior).sum()
             found = torch.autograd.grad(total, variables)
             for variable, gradient in zip(variables, found, strict=True):
                 variable.grad = gradient.nan_to_num()
@@ -173,24 +175,3 @@ class Walk:
             ),
             stats={**stats, "loss": self.least, "residual": self.residual, "stopped": stopped},
         )
-
-
-class _Pull:
-    """What is added to the distances: the priors, and for a start given by another attack how far it was left."""
-
-    def __init__(self, start: Unknowns, near_start: float) -> None:
-        self.start, self.near_start = start, near_start
-        self.scale: Tensor | None = None  # of the distances [s] at the start
-
-    def __call__(self, distance: Tensor, inputs: Tensor, prior: Tensor) -> Tensor:
-        """``[s]``, from distances and priors ``[s]`` at ``inputs [s, b, *shape]``."""
-        if not self.start.given:
-            return prior
-        if self.scale is None:
-            self.scale = torch.ones_like(distance)
-            self.scale[0] = distance[0].nan_to_num(nan=1.0).clamp(max=1.0)
-        if not self.near_start:
-            return self.scale * prior
-        # Where the gradients agreed to many digits already, they say more than the start does.
-        left = (inputs[0] - self.start.inputs[0]).square().mean() * self.near_start * (2 * self.scale[0]).sqrt()
-        return self.scale * (prior + torch.nn.functional.pad(left[None], (0, len(prior) - 1)))
