@@ -23,6 +23,7 @@ from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reco
 
 __all__ = ["GradientMatching", "dlg", "idlg", "ig", "refined"]
 
+_LAST = 1000  # iterations of signed Adam where L-BFGS did not match
 _MATCHED = 1e-8  # nearer to a float64 update no pixel changes any more
 
 
@@ -43,6 +44,7 @@ class GradientMatching:
         labels: restores what the observation does not hold; ``None``: labels are walked along as probabilities.
         start: another attack whose reconstruction is the first start, such as GIT; further starts are noise.
         starts: how many at most. Walked at once where the optimizer can, else until one matches.
+        last: walks the last start once more where none matched, from its noise; ``None``: nothing does.
         matched: ``residual``, in rounding units of the update's dtype, at which a start has arrived.
         double: compute in float64 whatever the update's precision.
         budget: iterations of all starts together, and seconds.
@@ -58,6 +60,7 @@ class GradientMatching:
     labels: Attack | None = None
     start: Attack | None = None
     starts: int = 1
+    last: Optimizer | None = None
     matched: float = 32.0
     double: bool = False
     budget: Budget = field(default_factory=Budget)
@@ -110,28 +113,32 @@ class GradientMatching:
             return Reconstruction(outcome=Outcome.FAILED, reason=f"The {blocked}", stats=unknowns.stats)
         eps = torch.finfo(next(iter(observation.latest.update.values())).dtype).eps
         walk = Walk(
-            optimizer=self.optimizer,
             budget=self.budget,
             matched=max(self.matched * eps, _MATCHED),
             rounding=_rounding(observation),
-            total=self.optimizer.iterations * (1 if self.optimizer.together else self.starts),
+            total=self.optimizer.iterations * (1 if self.optimizer.together else self.starts)
+            + (0 if self.last is None else self.last.iterations),
             progress=progress,
             started=started,
         )
         with twice_differentiable(), torch.enable_grad():
-            for number, group in enumerate(self._groups(unknowns)):
-                walk.go(group, objective if number == 0 else objective.shuffled(group.inputs.shape[1], generator))
+            for number, (group, optimizer) in enumerate(self._groups(unknowns)):
+                b = group.inputs.shape[1]
+                walk.go(group, optimizer, objective if number == 0 else objective.shuffled(b, generator))
                 if walk.stopped or walk.fits():
                     break
         stats = {"starts": self.starts, **unknowns.stats}
         dtype = next(iter(observation.latest.update.values())).dtype
         return walk.result(stats, dtype, keeps_start=self.start is not None)
 
-    def _groups(self, unknowns: Unknowns) -> Iterator[Unknowns]:
+    def _groups(self, unknowns: Unknowns) -> Iterator[tuple[Unknowns, Optimizer]]:
         if self.optimizer.together:
-            yield unknowns
+            yield unknowns, self.optimizer
         else:
-            yield from (unknowns.only(index) for index in range(self.starts))
+            yield from ((unknowns.only(index), self.optimizer) for index in range(self.starts))
+        noise = unknowns.only(self.starts - 1)
+        if self.last is not None and not noise.given:
+            yield noise, self.last
 
 
 def _rounding(observation: Observation) -> float:
@@ -149,8 +156,13 @@ def _rounding(observation: Observation) -> float:
 def dlg(
     *, budget: Budget | None = None, starts: int = 8, start: Attack | None = None, name: str = "dlg"
 ) -> GradientMatching:
-    """Deep Leakage from Gradients (Zhu et al., NeurIPS 2019): squared distance, L-BFGS, labels walked along."""
-    return GradientMatching(name=name, double=True, starts=starts, start=start, budget=budget or Budget())
+    """Deep Leakage from Gradients (Zhu et al., NeurIPS 2019): squared distance, L-BFGS, labels walked along.
+
+    Where no start matches, one is walked again by signed Adam, which kinks of ReLU stop less.
+    """
+    return GradientMatching(
+        name=name, double=True, starts=starts, start=start, last=Adam(iterations=_LAST), budget=budget or Budget()
+    )
 
 
 def idlg(
@@ -168,6 +180,7 @@ def idlg(
         labels=labels or RestoreLabels(),
         starts=starts,
         start=start,
+        last=Adam(iterations=_LAST),
         budget=budget or Budget(),
     )
 

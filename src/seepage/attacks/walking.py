@@ -22,7 +22,6 @@ class Walk:
     """One matching attack under way: the best so far, what was spent, and why it stopped.
 
     Args:
-        optimizer: of each start.
         budget: of all starts together.
         matched: the residual at which a start has arrived.
         rounding: the residual at which a further start is not worth while; fitting on, a walk still averages over it.
@@ -34,7 +33,6 @@ class Walk:
     def __init__(
         self,
         *,
-        optimizer: Optimizer,
         budget: Budget,
         matched: float,
         rounding: float,
@@ -42,7 +40,7 @@ class Walk:
         progress: Progress,
         started: float,
     ) -> None:
-        self.optimizer, self.budget, self.matched = optimizer, budget, matched
+        self.budget, self.matched = budget, matched
         self.total, self.rounding, self.progress, self.started = total, rounding, progress, started
         self.iterations, self.stopped = 0, ""
         self.least, self.first, self.residual = math.inf, math.inf, math.inf
@@ -50,9 +48,9 @@ class Walk:
         self.labels: Tensor | None = None
         self.kept_with: Objective | None = None  # of the best so far: local steps have another order in each start
 
-    def go(self, start: Unknowns, objective: Objective) -> None:
+    def go(self, start: Unknowns, optimizer: Optimizer, objective: Objective) -> None:
         """Walk a group of starts to its end."""
-        self.objective, optimizer = objective, self.optimizer
+        self.objective = objective
         inputs = start.inputs.clone().requires_grad_()
         logits = None if start.logits is None else start.logits.clone().requires_grad_()
         variables = [inputs] if logits is None else [inputs, logits]
