@@ -7,7 +7,7 @@ from torch import nn
 from seepage.attacks.distances import Squared
 from seepage.attacks.matching import dlg, idlg, ig
 from seepage.attacks.objective import make_objective
-from seepage.attacks.unrolling import unrolling_obstacle
+from seepage.attacks.unrolling import Unrolled, better_order, unrolling_obstacle
 from seepage.data.sources import load_dataset
 from seepage.federated.aggregate import SummedClients
 from seepage.federated.client import BatchNorm
@@ -94,6 +94,23 @@ def test_which_example_was_in_which_local_batch_is_found_out() -> None:
     batch = digits([3, 1, 0, 2])
     observation = observe(net(), batch, FedAvg(local_batch=2, epochs=2, lr=0.1, momentum=0.5))
     assert decibels(idlg()(observation, generator=chance()), batch) > 60.0
+
+
+def test_an_order_is_bettered_even_where_not_all_swaps_can_be_tried() -> None:
+    rule, examples = FedAvg(local_batch=2, epochs=3, lr=0.1), 24
+    steps = Unrolled(rule=rule, parameters={}, sent=(), kept=1.0, gain=1.0).shuffled(examples, chance())
+
+    def distance(tried: Unrolled) -> float:
+        return float((tried.places(examples) - torch.arange(examples).repeat(3)).abs().float().mean())
+
+    better = better_order(steps, examples, distance, chance(1))
+    assert distance(better) < 0.9 * distance(steps)
+    for order in better.places(examples).reshape(3, examples):
+        assert order.sort().values.equal(torch.arange(examples))
+    one = FedAvg(local_batch=2, epochs=3, lr=0.1, shuffle=False)
+    tied = Unrolled(rule=one, parameters={}, sent=(), kept=1.0, gain=1.0).shuffled(examples, chance())
+    first, second, _ = better_order(tied, examples, distance, chance()).places(examples).reshape(3, examples)
+    assert first.equal(second)
 
 
 def test_labels_are_restored_first() -> None:

@@ -118,6 +118,7 @@ class GradientMatching:
             rounding=_rounding(observation),
             total=self.optimizer.iterations * (1 if self.optimizer.together else self.starts)
             + (0 if self.last is None else self.last.iterations),
+            generator=generator,
             progress=progress,
             started=started,
         )

@@ -68,7 +68,7 @@ class Objective:
         """What the client would have sent for ``inputs [b, *shape]`` and ``labels [b]``: its local steps taken."""
         return self._sent(inputs, labels, self._gradients, [])
 
-    def reordered(self, inputs: Tensor, labels: Tensor) -> "Objective":
+    def reordered(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> "Objective":
         """With the order of local batches that suits ``inputs [b, *shape]``; itself where none suits better."""
         if self.unrolled is None:
             return self
@@ -77,7 +77,7 @@ class Objective:
             own = replace(self, unrolled=steps, priors=())
             return float(own(inputs[None], labels[None])[0].detach())
 
-        steps = better_order(self.unrolled, len(inputs), distance)
+        steps = better_order(self.unrolled, len(inputs), distance, generator)
         return self if steps is self.unrolled else replace(self, unrolled=steps)
 
     def shuffled(self, examples: int, generator: torch.Generator) -> "Objective":

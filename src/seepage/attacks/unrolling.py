@@ -102,15 +102,21 @@ def unrolled(observation: Observation, parameters: dict[str, Tensor], sent: tupl
     return Unrolled(rule=rule, parameters=parameters, sent=sent, kept=float(kept), gain=-float(gain))
 
 
-def better_order(steps: Unrolled, examples: int, distance: Callable[[Unrolled], float]) -> Unrolled:
+def better_order(
+    steps: Unrolled, examples: int, distance: Callable[[Unrolled], float], generator: torch.Generator
+) -> Unrolled:
     """The order of the examples improved by swaps of two in different local batches, as long as one helps.
 
     Args:
         steps: with the order so far, which is returned if none is better.
         examples: in the batch.
         distance: of what is sent in an order from the update.
+        generator: chooses among the swaps where there are too many to try all.
     """
     swaps = _swaps(steps.rule.local_steps(examples), examples)
+    if len(swaps) > _LOOKS:
+        chosen = torch.randperm(len(swaps), generator=generator, device=generator.device)[:_LOOKS].tolist()
+        swaps = [swaps[number] for number in chosen]
     least = distance(steps) if swaps else 0.0
     looks = 0
     improved = bool(swaps)

@@ -26,6 +26,7 @@ class Walk:
         matched: the residual at which a start has arrived.
         rounding: the residual at which a further start is not worth while; fitting on, a walk still averages over it.
         total: most iterations, for ``progress``.
+        generator: of orders of local batches to be tried.
         progress: asked after each step.
         started: the clock when the attack began.
     """
@@ -37,11 +38,13 @@ class Walk:
         matched: float,
         rounding: float,
         total: int,
+        generator: torch.Generator,
         progress: Progress,
         started: float,
     ) -> None:
         self.budget, self.matched = budget, matched
         self.total, self.rounding, self.progress, self.started = total, rounding, progress, started
+        self.generator = generator
         self.iterations, self.stopped = 0, ""
         self.least, self.first, self.residual = math.inf, math.inf, math.inf
         self.inputs: Tensor | None = None
@@ -116,7 +119,7 @@ class Walk:
         before = self.objective
         if before.unrolled is None:
             return False
-        self.objective = before.reordered(inputs[0].detach(), labels[0].detach())
+        self.objective = before.reordered(inputs[0].detach(), labels[0].detach(), self.generator)
         return self.objective is not before
 
     def _arrived(self) -> bool:
