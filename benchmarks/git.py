@@ -1,18 +1,20 @@
-"""GIT, LTI, IG and GIT+IG on CIFAR-10, scaled down for a CPU. Run: python benchmarks/git.py --part attacks."""
+"""GIT, LTI, DLG, IG and GIT+IG, scaled down for a CPU. Run: python benchmarks/git.py --part attacks --cells CELL,...
+
+A cell is ``NETWORK/B`` on CIFAR-10, or ``lfw64@NETWORK/B`` and ``photos64@NETWORK/B`` on faces and photos at 64 x 64.
+"""
 
 import argparse
 import copy
 import json
 import math
 import os
-import platform
 import time
 from collections import defaultdict
 from pathlib import Path
-from statistics import mean, pstdev
 from typing import Any
 
 import torch
+from git_page import page
 from torch import nn
 
 from seepage.attacks.blueprint import InverterKind, draw_blueprint
@@ -20,7 +22,7 @@ from seepage.attacks.chain import read_chain
 from seepage.attacks.disaggregation import Budget
 from seepage.attacks.git import ExactGIT
 from seepage.attacks.inverter import Inverter, build_module
-from seepage.attacks.matching import dlg, ig
+from seepage.attacks.matching import dlg, ig, refined
 from seepage.attacks.publicdata import NearestPublic, PublicMean
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.training import Training, train_inverter
@@ -33,7 +35,8 @@ from seepage.types import Attack, GradientUpdate, Obstacle, Outcome, PrivateBatc
 DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 RESULTS = Path(__file__).parent / "results" / "git.md"
 ROWS = RESULTS.with_suffix(".json")
-FULL = 600  # iterations of IG here; GIT+IG gets a third
+FULL = 600  # iterations of IG at LeNet; GIT+IG gets a third
+DEEP = 200  # the same at networks with more layers, where a step takes ten times as long
 Row = dict[str, Any]
 Score = tuple[float, float, float, float]
 
@@ -42,16 +45,19 @@ def main() -> None:
     """Run one part, replace its rows in the JSON file, and write the page from all rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=("attacks", "exact", "robust", "page"), default="attacks")
-    parser.add_argument("--cells", default="lenet:sigmoid/1", help="network/b,...")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--cells", default="lenet:sigmoid/1", help="[data@]network/b,...")
+    parser.add_argument("--seeds", default="0,1", help="Numbers; all cells of one seed before the next seed.")
     parser.add_argument("--pairs", type=int, default=5000)
     parser.add_argument("--seconds", type=float, default=120.0, help="Training of each attack network.")
+    parser.add_argument("--only", default="", help="Attacks of which only those rows are measured again, by name: A;B.")
     parser.add_argument("--batches", type=int, default=4, help="Attacked, each seed.")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    options.seeds = [int(seed) for seed in options.seeds.split(",")]
     if options.part == "attacks":
-        for network, _, examples in (one.partition("/") for one in options.cells.split(",")):
-            attacks(network, int(examples), options)
+        for seed in options.seeds:
+            for cell in options.cells.split(","):
+                attacks(cell, seed, options)
     elif options.part == "exact":
         exact(options)
     elif options.part == "robust":
@@ -75,59 +81,88 @@ def keep(rows: list[Row], **place: object) -> None:
     RESULTS.write_text(page(stored()), encoding="utf8")  # a cut keeps what was done
 
 
-def attacks(name: str, examples: int, options: argparse.Namespace) -> None:
-    """All attacks on one network and batch size."""
-    public, private = cifar("train_batch1"), cifar("test")
-    scores: dict[str, list[Score]] = defaultdict(list)
-    failed: dict[str, int] = defaultdict(int)
-    trained_in: dict[str, list[float]] = defaultdict(list)
-    for seed in range(options.seeds):
-        chance = torch.Generator().manual_seed(seed)
-        network = build_network(name, input_shape=public.input_shape, classes=10, seed=seed)
-        given = public.batch(torch.randperm(len(public), generator=chance)[: options.pairs])
-        tried: dict[str, Attack] = {
-            "public mean": PublicMean(inputs=given.inputs, examples=examples),
-            "nearest public": NearestPublic(inputs=given.inputs[:1000], labels=given.labels[:1000], examples=examples),
-        }
-        for kind, word in ((InverterKind.LTI, "LTI"), (InverterKind.COARSE_GIT, "Coarse-GIT")):
-            tried[word], spent = trained(network, kind, given, examples=examples, seconds=options.seconds, seed=seed)
-            trained_in[word].append(spent)
-        tried[f"DLG, {FULL}"] = dlg(starts=2, budget=Budget(samples=FULL))
-        tried[f"IG, {FULL}"] = ig(iterations=FULL)
-        tried[f"IG, {FULL // 3}"] = ig(iterations=FULL // 3)
-        tried[f"Coarse-GIT + IG, {FULL // 3}"] = ig(iterations=FULL // 3, step=0.003, start=tried["Coarse-GIT"])
-        if examples == 1 and not isinstance(read_chain(network, public.input_shape), Obstacle):
-            tried["Solved-GIT, no public data"] = SolvedGIT()
-            tried["Solved-GIT"] = SolvedGIT(public=given.inputs)
-            tried[f"Solved-GIT + IG, {FULL // 3}"] = ig(iterations=FULL // 3, step=1e-3, start=tried["Solved-GIT"])
-        rows = torch.randperm(len(private), generator=chance)[: options.batches * examples].reshape(-1, examples)
-        for row in rows:
-            batch = private.batch(row)
-            for word, attack in tried.items():
-                score = attacked(attack, network, batch)
-                failed[word] += score is None
-                scores[word] += [score] if score is not None else []
-        done = [
-            {"attack": word, "scores": scores[word], "failed": failed[word], "training": trained_in[word]}
-            | {"pairs": options.pairs, "seeds": seed + 1}
-            for word in tried
-        ]
-        keep(done, part="attacks", network=name, examples=examples)
-        print(f"{name}/{examples}: seed {seed} done", flush=True)
+def attacks(cell: str, seed: int, options: argparse.Namespace) -> None:
+    """All attacks on one network and batch size, with one seed."""
+    where, _, size = cell.partition("/")
+    source, _, name = where.rpartition("@")
+    examples = int(size)
+    public, private = split(source or "cifar10", options.pairs, seed)
+    classes = int(max(public.labels.max(), private.labels.max())) + 1
+    network = build_network(name, input_shape=tuple(public.inputs.shape[1:]), classes=classes, seed=seed)
+    full = FULL if name.startswith("lenet") else DEEP
+    wanted = set(options.only.split(";")) if options.only else set()
+    tried, spent = candidates(network, public, (examples, full), wanted, seed=seed, seconds=options.seconds)
+    scores: dict[str, list[Score | None]] = defaultdict(list)
+    for rows in torch.arange(options.batches * examples).reshape(-1, examples):
+        batch = PrivateBatch(inputs=private.inputs[rows], labels=private.labels[rows])
+        for word, attack in tried.items():
+            scores[word].append(attacked(attack, network, batch, classes=classes))
+        for word in tried:
+            row = {"scores": scores[word], "training": spent.get(word)}
+            row |= {"pairs": len(public), "walk": full, "seconds": options.seconds}
+            place = {"data": source or "cifar10", "network": name, "examples": examples, "seed": seed}
+            keep([row], part="attacks", **place, attack=word)
+    print(f"{cell}: seed {seed} done", flush=True)
+
+
+def candidates(
+    network: nn.Module, public: PrivateBatch, sizes: tuple[int, int], wanted: set[str], *, seed: int, seconds: float
+) -> tuple[dict[str, Attack], dict[str, float]]:
+    """The wanted attacks (all if empty) for a batch size and IG's iterations; CPU seconds of what was trained."""
+    examples, full = sizes
+    near = 1000 if full == FULL else 200
+    tried: dict[str, Attack] = {
+        "public mean": PublicMean(inputs=public.inputs, examples=examples),
+        "nearest public": NearestPublic(inputs=public.inputs[:near], labels=public.labels[:near], examples=examples),
+    }
+    spent: dict[str, float] = {}
+    for kind, word in ((InverterKind.LTI, "LTI"), (InverterKind.COARSE_GIT, "Coarse-GIT")):
+        if not wanted or word in wanted:
+            tried[word], spent[word] = trained(network, kind, public, examples=examples, seconds=seconds, seed=seed)
+    tried["DLG"] = dlg(starts=2, budget=Budget(samples=full if full == FULL else full // 4))
+    tried["IG"] = ig(iterations=full)
+    tried["IG, a third"] = ig(iterations=full // 3)
+    if "Coarse-GIT" in tried:
+        tried["Coarse-GIT + IG, a third"] = refined(tried["Coarse-GIT"], iterations=full // 6)  # two gradients each
+    if examples == 1 and not isinstance(read_chain(network, public.inputs.shape[1:]), Obstacle):
+        tried["Solved-GIT"] = SolvedGIT(public=public.inputs)
+    return {word: attack for word, attack in tried.items() if not wanted or word in wanted}, spent
+
+
+def split(source: str, pairs: int, seed: int) -> tuple[PrivateBatch, PrivateBatch]:
+    """Public examples, mirrored too where there are few, and private ones, drawn by the seed."""
+    chance = torch.Generator().manual_seed(seed)
+    if source == "cifar10":
+        public, private = cifar("train_batch1"), cifar("test")
+        given = public.batch(torch.randperm(len(public), generator=chance)[:pairs])
+        return given, private.batch(torch.randperm(len(private), generator=chance)[:64])
+    if source == "lfw64":
+        whole = load_dataset(str(DATA / "lfw" / "images"), size=64, normalize="none")
+    else:
+        whole = load_dataset(str(DATA / "imagenet64" / "imagenet64_500.npz"), normalize="none")
+    order = torch.randperm(len(whole), generator=chance)
+    kept, given = whole.batch(order[:40]), whole.batch(order[40:])
+    inputs = torch.cat([given.inputs, given.inputs.flip(-1)])
+    # A class an image would leave nothing to learn: the labels of photos are folded to ten.
+    fold = whole.classes if source == "lfw64" else 10
+    both = PrivateBatch(inputs=inputs, labels=torch.cat([given.labels, given.labels]) % fold)
+    return both, PrivateBatch(inputs=kept.inputs, labels=kept.labels % fold)
 
 
 def trained(
     network: nn.Module, kind: InverterKind, given: PrivateBatch, *, examples: int, seconds: float, seed: int
 ) -> tuple[Inverter, float]:
-    """An attack network after about so many CPU seconds, and those; two short runs are timed first."""
+    """An attack network after about so many CPU seconds, and those; two short runs on a tenth are timed first."""
     blueprint = draw_blueprint(network, kind=kind, input_shape=tuple(given.inputs.shape[1:]), examples=examples)
+    few = max(40 * examples, len(given) // 10)
     spent = []
     for epochs in (1, 2):  # what comes before the first epoch is not counted twice
         started = time.process_time()
-        train_inverter(network, blueprint, given.inputs, given.labels, training=Training(epochs=epochs, seed=seed))
+        training = Training(epochs=epochs, patience=epochs, seed=seed)
+        train_inverter(network, blueprint, given.inputs[:few], given.labels[:few], training=training)
         spent.append(time.process_time() - started)
-    each = max(1e-3, spent[1] - spent[0])
-    epochs = max(1, round((seconds - (spent[0] - each)) / each))
+    each = max(1e-3, spent[1] - spent[0]) * len(given) / few
+    epochs = max(1, round((seconds - max(0.0, spent[0] - each * few / len(given))) / each))
     training = Training(epochs=epochs, patience=epochs, seed=seed)
     started = time.process_time()
     found = train_inverter(network, blueprint, given.inputs, given.labels, training=training)
@@ -139,7 +174,7 @@ def robust(name: str, options: argparse.Namespace) -> None:
     public, private = cifar("train_batch1"), cifar("test")
     other = load_dataset(str(DATA / "cifar100" / "cifar100_test.npz"), normalize="none")
     found: dict[tuple[str, str], list[Score | None]] = defaultdict(list)
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         chance = torch.Generator().manual_seed(seed)
         network = build_network(name, input_shape=public.input_shape, classes=10, seed=seed)
         order = torch.randperm(len(public), generator=chance)
@@ -195,7 +230,9 @@ def noised(update: GradientUpdate, share: float) -> GradientUpdate:
     )
 
 
-def attacked(attack: Attack, network: nn.Module, batch: PrivateBatch, *, noise: float = 0.0) -> Score | None:
+def attacked(
+    attack: Attack, network: nn.Module, batch: PrivateBatch, *, noise: float = 0.0, classes: int = 10
+) -> Score | None:
     """MSE, PSNR, SSIM and seconds, ``None`` if it failed."""
     chance = torch.Generator().manual_seed(0)
     update = FedSGD()(network, batch, chance)
@@ -205,11 +242,11 @@ def attacked(attack: Attack, network: nn.Module, batch: PrivateBatch, *, noise: 
         update=noised(update, noise) if noise else update,
         batch=batch,
         rule=FedSGD(),
-        classes=10,
+        classes=classes,
         bounds=(torch.zeros(3, 1, 1), torch.ones(3, 1, 1)),
     )
     if attack.obstacles(observation):
-        return None
+        return None  # counted as failed: it gives nothing here
     started = time.perf_counter()
     found = attack(observation, generator=chance)
     seconds = time.perf_counter() - started
@@ -229,7 +266,7 @@ def exact(options: argparse.Namespace) -> None:
     """Exact-GIT on a two-layer network: distance of Theta from the true weights, from a random start and from them."""
     public = cifar("train_batch1")
     done: list[Row] = []
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         chance = torch.Generator().manual_seed(seed)
         network = build_network("mlp:64:sigmoid", input_shape=public.input_shape, classes=10, seed=seed)
         given = public.batch(torch.randperm(len(public), generator=chance)[: options.pairs])
@@ -254,89 +291,6 @@ def exact(options: argparse.Namespace) -> None:
 def cifar(file: str) -> Dataset:
     """One file of CIFAR-10, inputs in [0, 1]."""
     return load_dataset(str(DATA / "cifar10" / f"cifar10_{file}.npz"), normalize="none")
-
-
-def page(rows: list[Row]) -> str:
-    """The results as Markdown."""
-    table = [line(row) for row in rows if row["part"] == "attacks"]
-    learned = [
-        f"| {row['seed']} | {row['start']} | {row['pairs']} | {row['before']:.2f} | {row['after']:.2f} | "
-        f"{row['first']:.2e} | {row['best']:.2e} |"
-        for row in rows
-        if row["part"] == "exact"
-    ]
-    head = (
-        "# GIT on CIFAR-10, scaled down\n\n"
-        "Commands: `python benchmarks/git.py --part attacks --cells NETWORK/B`, `--part exact`; the rows are kept in "
-        "`git.json` beside this page. This is far below the paper's scale (10,000 pairs, thousands of seconds on a "
-        "GPU): pairs are examples of the first train file, seeds decide network, split and attacked examples, which "
-        "are of the test file. Width 512 for both attack networks, which train for about the same CPU seconds (two "
-        f"short runs are timed, then the number of epochs planned). IG walks {FULL} iterations, "
-        f"GIT+IG {FULL // 3} with a first step of 0.003, DLG at most {FULL} directions of L-BFGS in at most 2 starts. "
-        "Batch size known, labels restored by the label attacks (DLG walks them along), inputs in [0, 1]. The nearest "
-        "public example is sought among 1,000. Solved-GIT+IG begins with a step of 0.001. Mean and deviation over "
-        f"attacked batches. Machine: {platform.machine()}, one thread of a busy shared machine, torch "
-        f"{torch.__version__}, no GPU.\n\n"
-    )
-    head += (
-        "Not run: LeNet with ReLU, a CIFAR ResNet, a small ViT, faces, the published width and hours of LTI, the "
-        "paper's scale of GIT. Few images and seeds: see the columns. LTI is far from its end at these "
-        "budgets, and GIT's closed form alone takes longer than the shortest of them (batch 2 and 4).\n\n"
-    )
-    columns = (
-        "| network | b | attack | MSE | PSNR, dB | SSIM | failed | s a batch | training CPU s | pairs | seeds |\n"
-        "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
-    )
-    tail = (
-        "\n## Exact-GIT, MLP 3072-64-10 with sigmoid, batch 1\n\nDistance: |Theta - W| / |W|. 12 epochs.\n\n"
-        "| seed | start | pairs | distance before | distance after | held-out MSE, first epoch | best |\n"
-        "|--:|---|--:|--:|--:|--:|--:|\n"
-    )
-    found = head + columns + "\n".join(table) + "\n" + (tail + "\n".join(learned) + "\n" if learned else "")
-    return found + "".join(robustness([row for row in rows if row["part"] == "robust"]))
-
-
-def robustness(rows: list[Row]) -> list[str]:
-    """A table of PSNR, one line an attack and one column a case."""
-    if not rows:
-        return []
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    lines = [
-        "\n## Robustness, batch 1, PSNR in dB\n\nNoise: Gaussian, its standard deviation as a share of the root mean "
-        "square of the whole gradient. Steps on: the network was trained for so many steps (SGD, rate 0.1, batches of "
-        "32) after the attack networks had been; Solved-GIT and IG read the weights of the round. Failures are left "
-        "out of the mean and counted in brackets.\n\n",
-        f"| network | attack | {' | '.join(cases)} | images |\n|---|---|{'--:|' * len(cases)}--:|\n",
-    ]
-    for network, word in dict.fromkeys((row["network"], row["attack"]) for row in rows):
-        cells, images = [], 0
-        for case in cases:
-            scores = [
-                score
-                for row in rows
-                if (row["network"], row["attack"], row["case"]) == (network, word, case)
-                for score in row["scores"]
-            ]
-            good = [score[1] for score in scores if score is not None]
-            lost = f" ({len(scores) - len(good)} failed)" if len(good) < len(scores) else ""
-            cells.append((f"{mean(good):.1f}" if good else "") + lost)
-            images = max(images, len(scores))
-        lines.append(f"| {network} | {word} | {' | '.join(cells)} | {images} |\n")
-    return lines
-
-
-def line(row: Row) -> str:
-    """One row of the table of attacks."""
-    place, failed = f"{row['network']} | {row['examples']} | {row['attack']}", row["failed"]
-    if not row["scores"]:
-        return f"| {place} | | | | {failed} of {failed} | | | {row['pairs']} | {row['seeds']} |"
-    errors, decibels, likeness, spent = zip(*row["scores"], strict=True)
-    seconds = f"{mean(row['training']):.0f}" if row["training"] else ""
-    return (
-        f"| {place} | {mean(errors):.2g} ± {pstdev(errors):.1g} | "
-        f"{mean(decibels):.1f} ± {pstdev(decibels):.1f} | {mean(likeness):.3f} | {failed} of {failed + len(errors)} | "
-        f"{mean(spent):.2f} | {seconds} | {row['pairs']} | {row['seeds']} |"
-    )
 
 
 if __name__ == "__main__":

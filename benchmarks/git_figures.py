@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from seepage.attacks.blueprint import InverterKind, draw_blueprint
-from seepage.attacks.matching import ig
+from seepage.attacks.matching import ig, refined
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.training import Trained, Training, train_inverter
 from seepage.data.sources import load_dataset
@@ -43,7 +43,7 @@ def main() -> None:
         "LTI": trained["LTI"].inverter,
         "Coarse-GIT": git,
         f"IG, {STEPS}": ig(iterations=STEPS),
-        f"Coarse-GIT + IG, {STEPS}": ig(iterations=STEPS, step=0.003, start=git),
+        f"Coarse-GIT + IG, {STEPS // 2}": refined(git, iterations=STEPS // 2),
         "Solved-GIT": SolvedGIT(public=given.inputs),
     }
     photos = load_dataset("photos", size=32, normalize="none")
@@ -93,29 +93,32 @@ def strips(network: nn.Module, rows: list[PrivateBatch], attacks: dict[str, Atta
 
 
 def convergence(network: nn.Module, batches: list[PrivateBatch], start: Attack) -> None:
-    """Median of the least matching loss so far over the iterations."""
+    """Median of the least matching loss so far over the gradients taken."""
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
-    walks = {
-        "IG from noise, first step 0.1": (ig(iterations=STEPS), "-"),
-        "IG from noise, first step 0.01": (ig(iterations=STEPS, step=0.01), ":"),
-        "IG from Coarse-GIT, first step 0.003": (ig(iterations=STEPS, step=0.003, start=start), "--"),
+    walks: dict[str, tuple[Attack, str, int]] = {
+        "IG from noise, first step 0.1": (ig(iterations=STEPS), "-", 1),
+        "IG from noise, first step 0.01": (ig(iterations=STEPS, step=0.01), ":", 1),
+        "IG from Coarse-GIT, signed Adam, first step 0.003": (ig(iterations=STEPS, step=0.003, start=start), "--", 1),
+        "IG from Coarse-GIT, L-BFGS": (refined(start, iterations=STEPS // 2), "-.", 2),  # two gradients a direction
     }
-    for word, (walk, style) in walks.items():
-        curves: list[list[float]] = []
+    for word, (walk, style, each) in walks.items():
+        curves: list[dict[int, float]] = []
         for batch in batches:
-            curve: list[float] = []
+            curve: dict[int, float] = {}
             curves.append(curve)
 
-            def note(_: int, total: int | None, said: str, curve: list[float] = curve) -> bool:
+            def note(
+                done: int, total: int | None, said: str, curve: dict[int, float] = curve, each: int = each
+            ) -> bool:
                 if said.startswith("matching loss") and total is not None:
-                    curve.append(float(said.rsplit(maxsplit=1)[-1]))
+                    curve[each * done] = float(said.rsplit(maxsplit=1)[-1])
                 return True
 
             walk(observe(network, batch), generator=torch.Generator().manual_seed(0), progress=note)
-        shortest = min(len(curve) for curve in curves)
-        axes.semilogy([median(curve[at] for curve in curves) for at in range(shortest)], style, label=word)
-    axes.set_xlabel("iterations")
+        places = sorted(set.intersection(*(set(curve) for curve in curves)))
+        axes.semilogy(places, [median(curve[at] for curve in curves) for at in places], style, label=word)
+    axes.set_xlabel("gradients taken (about)")
     axes.set_ylabel("1 - cosine of the gradients, least so far")
     axes.legend(fontsize=8)
     figure.savefig(FIGURES / "git-convergence.svg", metadata={"Date": None})

@@ -16,6 +16,7 @@ __all__ = [
     "Attack",
     "Defense",
     "GradientUpdate",
+    "LocalSteps",
     "LocalTraining",
     "NoisyRule",
     "Observation",
@@ -24,6 +25,7 @@ __all__ = [
     "PrivateBatch",
     "Progress",
     "Reconstruction",
+    "Replayable",
     "Round",
     "ThreatModel",
     "Traces",
@@ -162,6 +164,39 @@ class LocalTraining(Protocol):
 
     def ended(self, start: Tensor, estimate: Tensor, *, batch_size: int | None = None) -> Tensor | None:
         """Where a parameter ended that began at ``start``: ``as_gradient`` undone. ``None`` if it never moved."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSteps:
+    """The steps of a client's SGD as a server knows them who knows the rule, but not in which order examples came.
+
+    Args:
+        groups: for each step the local batches whose gradients are averaged, as places in the sequence of all passes
+            over the client's ``b`` examples: places ``0`` to ``b - 1`` are the first pass.
+        passes: over the examples.
+        one_order: every pass has the same order; else each its own.
+        lr: learning rate.
+        momentum: of SGD.
+        weight_decay: added to the gradient.
+        batch_norm_trains: the mode of batch norm; ``None``: as sent.
+    """
+
+    groups: tuple[tuple[slice, ...], ...]
+    passes: int
+    one_order: bool
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    batch_norm_trains: bool | None = None
+
+
+@runtime_checkable
+class Replayable(Protocol):
+    """A rule whose local steps a server can take itself, with examples of its own."""
+
+    def local_steps(self, batch_size: int) -> LocalSteps | None:
+        """Of a client with so many examples; ``None`` where the steps are not SGD's."""
         ...
 
 

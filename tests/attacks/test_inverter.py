@@ -1,5 +1,6 @@
 """Attack networks: the recursion is exact at the true weights, training repeats and resumes, files are refused well."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from seepage.attacks.blueprint import Blueprint, InverterKind, draw_blueprint, r
 from seepage.attacks.disaggregation import Budget
 from seepage.attacks.git import ExactGIT
 from seepage.attacks.inverter import Inverter, build_module, load_inverter, save_inverter
-from seepage.attacks.matching import ig
+from seepage.attacks.matching import ig, refined
 from seepage.attacks.publicdata import NearestPublic, PublicMean
 from seepage.attacks.training import Trained, Training, matched_error, train_inverter
 from seepage.audit.catalogue import build_attack
@@ -20,7 +21,7 @@ from seepage.data.sources import load_dataset
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
-from seepage.types import Observation, Outcome, PrivateBatch, ThreatModel
+from seepage.types import GradientUpdate, Observation, Outcome, PrivateBatch, ThreatModel
 
 SHAPE = (1, 8, 8)
 
@@ -28,6 +29,10 @@ SHAPE = (1, 8, 8)
 def observe(network: nn.Module, batch: PrivateBatch) -> Observation:
     update = FedSGD()(network, batch, torch.Generator().manual_seed(0))
     return ThreatModel(batch_size=True).view(network=network, update=update, batch=batch, rule=FedSGD(), classes=10)
+
+
+def chance() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def net(spec: str = "mlp:32:sigmoid", seed: int = 0) -> nn.Module:
@@ -199,11 +204,38 @@ def test_an_update_of_another_network_is_an_obstacle() -> None:
     assert "batch size" in places
 
 
+def test_an_update_unlike_those_of_the_training_is_said_to_be_so() -> None:
+    network, given = net(), load_dataset("digits").batch(torch.tensor([900]))
+    attack = trained(network, epochs=1).inverter
+    bounds = (given.inputs.min(), given.inputs.max())
+    plain = dataclasses.replace(observe(network, given), bounds=bounds)
+    update = plain.latest.update
+    noise = {name: value + value.std() * torch.randn(value.shape, generator=chance()) for name, value in update.items()}
+    noised = dataclasses.replace(plain.latest, update=GradientUpdate(noise))
+    like = attack(plain, generator=chance())
+    unlike = attack(dataclasses.replace(plain, rounds=(noised,)), generator=chance())
+    assert float(like.stats["out of range"]) < 0.1 < float(unlike.stats["out of range"])
+    assert "unlike" not in like.reason
+    assert "unlike" in unlike.reason
+
+
+def test_labels_come_in_the_order_of_the_inputs_and_matching_keeps_them_so() -> None:
+    network, batch = net(), load_dataset("digits").batch(torch.tensor([903, 901, 900]))
+    start = trained(network, epochs=1, examples=3).inverter
+    found = start(observe(network, batch), generator=chance())
+    assert found.inputs is not None
+    assert found.labels is not None
+    assert found.labels.equal(batch.labels.sort().values)
+    matched = ig(iterations=2, step=1e-6, start=start)(observe(network, batch), generator=chance())
+    assert matched.labels is not None
+    assert matched.labels.equal(found.labels)
+
+
 def test_git_is_the_start_of_matching() -> None:
     network, batch = net(), load_dataset("digits").batch(torch.tensor([900]))
     start = trained(network, epochs=4).inverter
     observation = observe(network, batch)
-    found = ig(iterations=60, step=0.01, start=start)(observation, generator=torch.Generator().manual_seed(0))
+    found = refined(start, iterations=30)(observation, generator=torch.Generator().manual_seed(0))
     alone = ig(iterations=60)(observation, generator=torch.Generator().manual_seed(0))
     assert found.stats["start"] == "git"
     assert float(found.stats["loss"]) < float(alone.stats["loss"])

@@ -1,5 +1,7 @@
 """Gradient matching: its parts by their properties, DLG and IG by the decibels they reach."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from seepage.attacks.descents import LBFGS, Adam
 from seepage.attacks.disaggregation import Budget
 from seepage.attacks.distances import Cosine, Squared
-from seepage.attacks.matching import GradientMatching, dlg, idlg, ig
+from seepage.attacks.matching import GradientMatching, dlg, idlg, ig, refined
 from seepage.attacks.objective import make_objective, twice_differentiable
 from seepage.attacks.priors import BatchStatistics, Bounds, Candidate, InputNorm, TotalVariation
 from seepage.data.sources import load_dataset
@@ -18,11 +20,14 @@ from seepage.types import (
     INTERRUPTED,
     GradientUpdate,
     Observation,
+    Obstacle,
     Outcome,
     PrivateBatch,
+    Progress,
     Reconstruction,
     Round,
     ThreatModel,
+    go_on,
 )
 
 
@@ -230,3 +235,46 @@ def test_a_decaying_step_ends_where_it_should() -> None:
     assert walk.rate_at(0) == walk.rate_at(30) == 1.0
     assert walk.rate_at(100) == pytest.approx(1e-3)
     assert LBFGS().rate_at(7) == 1.0
+
+
+@dataclass(frozen=True)
+class Given:
+    """An attack that has its reconstruction already."""
+
+    inputs: Tensor
+    labels: Tensor | None = None
+    name: str = "given"
+
+    def obstacles(self, observation: Observation) -> list[Obstacle]:  # noqa: ARG002
+        return []
+
+    def __call__(
+        self,
+        observation: Observation,  # noqa: ARG002
+        *,
+        generator: torch.Generator,  # noqa: ARG002
+        progress: Progress = go_on,  # noqa: ARG002
+    ) -> Reconstruction:
+        none = torch.zeros(len(self.inputs), dtype=torch.bool)
+        return Reconstruction(outcome=Outcome.APPROXIMATE, inputs=self.inputs, labels=self.labels, certified=none)
+
+
+def test_a_start_is_refined_to_the_truth_or_kept() -> None:
+    observation, batch = digits([0, 1, 2])
+    noisy = batch.inputs + 0.3 * torch.randn(batch.inputs.shape, generator=chance())
+    found = refined(Given(inputs=noisy, labels=batch.labels))(observation, generator=chance())
+    assert decibels(found, batch) > 100
+    assert found.stats["start"] == "given"
+    kept = refined(Given(inputs=batch.inputs, labels=batch.labels))(observation, generator=chance())
+    assert decibels(kept, batch) > 100
+
+
+def test_labels_of_the_start_decide_their_order_and_begin_the_walk() -> None:
+    observation, batch = digits([4, 2, 7])
+    start = Given(inputs=batch.inputs, labels=batch.labels)
+    found = ig(iterations=1, step=1e-6, start=start)(observation, generator=chance())
+    assert found.labels is not None
+    assert found.labels.equal(batch.labels)
+    walked, _ = digits([4, 2, 7], labels=False)
+    found = dlg(start=start, starts=1)(walked, generator=chance())
+    assert decibels(found, batch) > 80

@@ -157,7 +157,7 @@ NETWORKS = {
     "no parameters": (nn.Flatten, (4,)),
 } | {
     spec: (lambda spec=spec: build_network(spec, input_shape=(3, 16, 16), classes=5, seed=0), (3, 16, 16))
-    for spec in ("mlp:20,10", "lenet", "resnet18", "vit")
+    for spec in ("mlp:20,10", "lenet", "resnet18", "resnet20", "vit")
 }
 
 

@@ -12,7 +12,7 @@ from seepage.networks.layers import Activation, read_layers
 from seepage.networks.zoo import ZOO, build_network
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)]
-SPECS = ["mlp:40,30", "lenet", "resnet18", "vit"]
+SPECS = ["mlp:40,30", "lenet", "resnet18", "resnet20", "vit"]
 FACTORIES = """
 from torch import nn
 def make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -91,7 +91,7 @@ def test_a_gradient_can_be_differentiated_again(spec: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("resnet50", "one of mlp, lenet, resnet18, vit, or `module:factory`"),
+        ("resnet50", "one of mlp, lenet, resnet18, resnet20, vit, or `module:factory`"),
         ("", "one of mlp"),
         (":make", "one of mlp"),
         ("nets:", "one of mlp"),

@@ -7,7 +7,7 @@ import torch
 
 from seepage.attacks.directions import Found, Proposals
 from seepage.attacks.disaggregation import Budget, invert_layer
-from seepage.attacks.matching import ig
+from seepage.attacks.matching import ig, refined
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.prism import PRISM
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
@@ -87,7 +87,7 @@ class Auto:
         latest = observation.latest
         alone = latest.batch_size == 1 or (latest.labels is not None and len(latest.labels) == 1)
         if alone and not chain.obstacles(observation):
-            ways.insert(0, ig(start=chain, step=0.003, budget=self.budget, name="solved-git+ig"))
+            ways.insert(0, refined(chain, budget=self.budget))
             because += ", from the solved recursion"
         result = Reconstruction(outcome=Outcome.FAILED, reason="No way was tried.")
         for way in ways:

@@ -29,8 +29,8 @@ class ClientCopy:
         self.moments = MappingProxyType(dict(moments))
 
 
-def client_copy(network: nn.Module) -> ClientCopy:
-    """Copies the network, which is left as it is."""
+def client_copy(network: nn.Module, *, batch_norm_trains: bool | None = None) -> ClientCopy:
+    """Copies the network, which is left as it is; its batch norms in the mode asked for, ``None``: as sent."""
     own = copy.deepcopy(network)
     moments: dict[str, Moments] = {}
     for parameter in own.parameters():
@@ -38,6 +38,8 @@ def client_copy(network: nn.Module) -> ClientCopy:
     for path, module in own.named_modules():
         if isinstance(module, _DropoutNd):
             module.eval()  # which entries the client dropped is not known
+        if isinstance(module, _BatchNorm) and batch_norm_trains is not None:
+            module.train(batch_norm_trains)
         if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
             moments[path] = (module.running_mean.clone(), module.running_var.clone())
             if module.training:  # the batch's own statistics count; the running ones must not be written

@@ -71,6 +71,10 @@ class CoarseGIT(nn.Module):
         found: Tensor = inputs.reshape(-1, self.blueprint.examples, *self.blueprint.input_shape)
         return found
 
+    def labels(self, gradients: Mapping[str, Tensor]) -> Tensor | None:
+        """``[k, b]`` in the order of the inputs, ``None`` where the last layer does not give them away."""
+        return self.map.labels(gradients) if self.map is not None else None
+
     def fit(self, training: Iterable[Pair], held_out: Iterable[Pair]) -> None:
         """Everything that needs no training: the map from embeddings to inputs."""
         if self.map is not None:

@@ -19,6 +19,8 @@ from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstructi
 __all__ = ["Inverter", "build_module", "load_inverter", "save_inverter"]
 
 _FORMAT = "seepage-inverter-1"
+_BEYOND = 0.1  # of the valid range: a value so far outside it is wrong
+_UNLIKE = 0.1  # share of such values; of updates like those of training it stays below 1 % (benchmarks/results/git.md)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,19 +77,30 @@ class Inverter:
         example = next(iter(update.values()))
         module = self.module.to(example.device)
         with torch.no_grad():
-            found = module({name: value.float()[None] for name, value in update.items()})[0]
-        stats = {"trained for examples": self.blueprint.examples}
+            gradients = {name: value.float()[None] for name, value in update.items()}
+            found = module(gradients)[0]
+            labels = module.labels(gradients) if isinstance(module, CoarseGIT) else None
+        stats: dict[str, float | int | str | bool] = {"trained for examples": self.blueprint.examples}
+        reason = "One pass of an attack network; nothing proves what it gives."
         if not bool(found.isfinite().all()):
             reason = "The attack network gave no finite numbers: the update is unlike any it was trained on."
             return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
         if observation.bounds is not None:
-            low, high = observation.bounds
-            found = found.clamp(low.to(found), high.to(found))
+            low, high = (bound.to(found) for bound in observation.bounds)
+            beyond = _BEYOND * (high - low)
+            stats["out of range"] = out = float(((found < low - beyond) | (found > high + beyond)).float().mean())
+            if out > _UNLIKE:
+                reason = (
+                    f"{out:.0%} of the values lie far out of the valid range, so it is hardly right: the update is "
+                    "unlike those of the training (noised, or of another round, for which it is to be trained again)."
+                )
+            found = found.clamp(low, high)
         return Reconstruction(
             outcome=Outcome.APPROXIMATE,
             inputs=found.to(example.dtype),
+            labels=None if labels is None else labels[0],
             certified=torch.zeros(len(found), dtype=torch.bool),
-            reason="One pass of an attack network; nothing proves what it gives.",
+            reason=reason,
             stats=stats,
         )
 

@@ -9,19 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from seepage.attacks.descents import LBFGS, Adam, Optimizer
 from seepage.attacks.disaggregation import Budget
 from seepage.attacks.distances import Cosine, Distance, Squared
 from seepage.attacks.labels_auto import RestoreLabels
-from seepage.attacks.objective import Objective, make_objective, twice_differentiable
+from seepage.attacks.objective import make_objective, twice_differentiable
 from seepage.attacks.priors import Prior, TotalVariation
 from seepage.attacks.unknowns import Unknowns, prepare
-from seepage.types import INTERRUPTED, Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.attacks.unrolling import unrolling_obstacle
+from seepage.attacks.walking import Walk
+from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
-__all__ = ["GradientMatching", "dlg", "idlg", "ig"]
+__all__ = ["GradientMatching", "dlg", "idlg", "ig", "refined"]
 
+_LAST = 1000  # iterations of signed Adam where L-BFGS did not match
 _MATCHED = 1e-8  # nearer to a float64 update no pixel changes any more
 
 
@@ -42,6 +44,7 @@ class GradientMatching:
         labels: restores what the observation does not hold; ``None``: labels are walked along as probabilities.
         start: another attack whose reconstruction is the first start, such as GIT; further starts are noise.
         starts: how many at most. Walked at once where the optimizer can, else until one matches.
+        last: walks the last start once more where none matched, from its noise; ``None``: nothing does.
         matched: ``residual``, in rounding units of the update's dtype, at which a start has arrived.
         double: compute in float64 whatever the update's precision.
         budget: iterations of all starts together, and seconds.
@@ -57,6 +60,7 @@ class GradientMatching:
     labels: Attack | None = None
     start: Attack | None = None
     starts: int = 1
+    last: Optimizer | None = None
     matched: float = 32.0
     double: bool = False
     budget: Budget = field(default_factory=Budget)
@@ -68,13 +72,12 @@ class GradientMatching:
             raise ValueError(f"`matched` should be at least 0; found {self.matched}.")
 
     def obstacles(self, observation: Observation) -> list[Obstacle]:
-        """It needs a plain gradient of parameters of the network, and a batch size that is known or restorable."""
+        """It needs a gradient or local steps of SGD, and a batch size that is known or restorable."""
         latest, found = observation.latest, []
         if not any(name in latest.update for name, _ in latest.network.named_parameters()):
             found.append(Obstacle(where="update", reason="holds the gradient of no parameter of the network."))
-        if observation.rule is not None and not observation.rule.is_gradient:
-            reason = "sends no plain gradient; matching several local steps is not built yet."
-            found.append(Obstacle(where=f"rule {observation.rule.name}", reason=reason))
+        blocked = unrolling_obstacle(observation)
+        found += [] if blocked is None else [blocked]
         if latest.batch_size is None and latest.labels is None:
             found += (self.labels or RestoreLabels()).obstacles(observation)
         if self.start is not None:
@@ -105,148 +108,62 @@ class GradientMatching:
         )
         if isinstance(unknowns, str):
             return Reconstruction(outcome=Outcome.FAILED, reason=unknowns)
+        blocked = unrolling_obstacle(observation, unknowns.inputs.shape[1])
+        if blocked is not None:
+            return Reconstruction(outcome=Outcome.FAILED, reason=f"The {blocked}", stats=unknowns.stats)
         eps = torch.finfo(next(iter(observation.latest.update.values())).dtype).eps
-        walk = _Walk(self, objective, progress, started, max(self.matched * eps, _MATCHED))
-        with twice_differentiable(), torch.enable_grad():
-            for group in self._groups(unknowns):
-                walk.go(group)
-                if walk.stopped or walk.residual <= walk.matched:
-                    break
-        return walk.result(unknowns, next(iter(observation.latest.update.values())).dtype)
-
-    def _groups(self, unknowns: Unknowns) -> Iterator[Unknowns]:
-        if self.optimizer.together:
-            yield unknowns
-        else:
-            yield from (unknowns.only(index) for index in range(self.starts))
-
-
-class _Walk:
-    """One attack under way: the best so far, what was spent, and why it stopped."""
-
-    def __init__(
-        self, attack: GradientMatching, objective: Objective, progress: Progress, started: float, matched: float
-    ) -> None:
-        self.attack, self.objective, self.progress = attack, objective, progress
-        self.started, self.matched = started, matched
-        self.total = attack.optimizer.iterations * (1 if attack.optimizer.together else attack.starts)
-        self.iterations, self.stopped = 0, ""
-        self.least, self.first, self.residual = math.inf, math.inf, math.inf
-        self.inputs: Tensor | None = None
-        self.labels: Tensor | None = None
-
-    def go(self, start: Unknowns) -> None:
-        """Walk a group of starts to its end."""
-        optimizer = self.attack.optimizer
-        inputs = start.inputs.clone().requires_grad_()
-        logits = None if start.logits is None else start.logits.clone().requires_grad_()
-        variables = [inputs] if logits is None else [inputs, logits]
-        step = optimizer.begin(variables)
-        taken, mark, marked, least = 0, 0, math.inf, math.inf
-        weight = 1.0
-        scale: Tensor | None = None  # of the distances [s] at the start
-
-        def closure() -> Tensor:
-            nonlocal least, scale
-            labels = start.labels if logits is None else logits.softmax(-1)
-            distance, prior = self.objective(inputs, labels)
-            least = min(least, self._keep(distance.detach(), inputs, labels))
-            if scale is None:
-                scale = torch.ones_like(distance.detach())
-                if start.given:
-                    scale[0] = distance.detach()[0].nan_to_num(nan=1.0).clamp(max=1.0)
-            total = (distance + weight * scale * prior).sum()
-            found = torch.autograd.grad(total, variables)
-            for variable, gradient in zip(variables, found, strict=True):
-                variable.grad = gradient.nan_to_num()
-            return total.detach().nan_to_num(nan=torch.inf)
-
-        while taken < optimizer.iterations and not self.stopped:
-            weight = optimizer.rate_at(taken)
-            moved = step(closure)
-            taken, self.iterations = taken + moved, self.iterations + moved
-            if optimizer.clamps and self.objective.bounds is not None:
-                with torch.no_grad():
-                    inputs.clamp_(*self.objective.bounds)
-            if least < 0.99 * marked:
-                mark, marked = taken, least
-            if optimizer.patience is not None and taken - mark >= optimizer.patience:
-                break
-            if self._arrived() or not math.isfinite(least):
-                break
-            self._ask()
-
-    def _keep(self, distance: Tensor, inputs: Tensor, labels: Tensor) -> float:
-        """Remember the best of ``distance [s]``; returns it."""
-        usable = distance.nan_to_num(nan=torch.inf)
-        index = int(usable.argmin())
-        value = float(usable[index])
-        if not math.isfinite(self.first):
-            self.first = value
-        if value < self.least:
-            self.least = value
-            self.inputs, self.labels = inputs[index].detach().clone(), labels[index].detach().clone()
-        return value
-
-    def _arrived(self) -> bool:
-        # Half the squared angle and the squared distance are both of the order of the residual's square.
-        if self.inputs is None or self.labels is None or self.least > 10 * self.matched**2:
-            return False
-        self.residual = self.objective.residual(self.inputs, self.labels)
-        return self.residual <= self.matched
-
-    def _ask(self) -> None:
-        budget = self.attack.budget
-        if budget.samples is not None and self.iterations >= budget.samples:
-            self.stopped = "the budget ended"
-        if budget.seconds is not None and time.monotonic() - self.started >= budget.seconds:
-            self.stopped = "the budget ended"
-        if not self.progress(self.iterations, self.total, f"matching loss {self.least:.2e}"):
-            self.stopped = INTERRUPTED
-
-    def result(self, unknowns: Unknowns, dtype: torch.dtype) -> Reconstruction:
-        """What was found, in the caller's precision and valid range."""
-        stats: dict[str, float | int | str | bool] = {
-            "iterations": self.iterations,
-            "starts": self.attack.starts,
-            **unknowns.stats,
-        }
-        # Another attack's reconstruction may be as near as one can get: then it is the result.
-        nearer = self.least < self.first or self.attack.start is not None
-        if self.inputs is None or self.labels is None or not nearer:
-            reason = (
-                "The descent diverged: " if self.inputs is None else "No start came nearer to the update than it was: "
-            )
-            return Reconstruction(
-                outcome=Outcome.FAILED,
-                reason=reason + "the update may be noised or sparsified, or the step too large; try another attack.",
-                stats={**stats, "stopped": self.stopped or "it diverged"},
-            )
-        self.residual = self.objective.residual(self.inputs, self.labels)
-        inputs = self.inputs
-        if self.objective.bounds is not None:
-            inputs = inputs.clamp(*self.objective.bounds)
-        labels = self.labels.argmax(-1) if self.labels.is_floating_point() else self.labels
-        arrived = self.residual <= self.matched
-        stopped = self.stopped or ("the update is matched" if arrived else "its iterations ended")
-        return Reconstruction(
-            outcome=Outcome.APPROXIMATE,
-            inputs=inputs.to(dtype),
-            labels=labels,
-            certified=torch.zeros(len(inputs), dtype=torch.bool),
-            reason=(
-                f"Stopped because {stopped}; the gradient of what was found differs from the update by "
-                f"{self.residual:.1e} of its size, which proves nothing."
-            ),
-            stats={**stats, "loss": self.least, "residual": self.residual, "stopped": stopped},
+        walk = Walk(
+            budget=self.budget,
+            matched=max(self.matched * eps, _MATCHED),
+            rounding=_rounding(observation),
+            total=self.optimizer.iterations * (1 if self.optimizer.together else self.starts)
+            + (0 if self.last is None else self.last.iterations),
+            generator=generator,
+            progress=progress,
+            started=started,
         )
+        with twice_differentiable(), torch.enable_grad():
+            for number, (group, optimizer) in enumerate(self._groups(unknowns)):
+                b = group.inputs.shape[1]
+                walk.go(group, optimizer, objective if number == 0 else objective.shuffled(b, generator))
+                if walk.stopped or walk.fits():
+                    break
+        stats = {"starts": self.starts, **unknowns.stats}
+        dtype = next(iter(observation.latest.update.values())).dtype
+        return walk.result(stats, dtype, keeps_start=self.start is not None)
+
+    def _groups(self, unknowns: Unknowns) -> Iterator[tuple[Unknowns, Optimizer]]:
+        if self.optimizer.together:
+            yield unknowns, self.optimizer
+        else:
+            yield from ((unknowns.only(index), self.optimizer) for index in range(self.starts))
+        noise = unknowns.only(self.starts - 1)
+        if self.last is not None and not noise.given:
+            yield noise, self.last
+
+
+def _rounding(observation: Observation) -> float:
+    """The residual that rounding leaves to the truth itself, where the update is a difference of weights."""
+    latest, rule = observation.latest, observation.rule
+    start = dict(latest.network.named_parameters())
+    rough = sum(
+        value.numel() * rule.rounding(start[name], batch_size=latest.batch_size) ** 2
+        for name, value in latest.update.items()
+        if rule is not None and name in start
+    )
+    return math.sqrt(rough / sum(float(value.double().square().sum()) for value in latest.update.values()))
 
 
 def dlg(
     *, budget: Budget | None = None, starts: int = 8, start: Attack | None = None, name: str = "dlg"
 ) -> GradientMatching:
-    """Deep Leakage from Gradients (Zhu et al., NeurIPS 2019): squared distance, L-BFGS, labels walked along."""
-    return GradientMatching(name=name, double=True, starts=starts, start=start, budget=budget or Budget())
+    """Deep Leakage from Gradients (Zhu et al., NeurIPS 2019): squared distance, L-BFGS, labels walked along.
+
+    Where no start matches, one is walked again by signed Adam, which kinks of ReLU stop less.
+    """
+    return GradientMatching(
+        name=name, double=True, starts=starts, start=start, last=Adam(iterations=_LAST), budget=budget or Budget()
+    )
 
 
 def idlg(
@@ -264,6 +181,7 @@ def idlg(
         labels=labels or RestoreLabels(),
         starts=starts,
         start=start,
+        last=Adam(iterations=_LAST),
         budget=budget or Budget(),
     )
 
@@ -287,7 +205,7 @@ def ig(
         step: the first; smaller where a start is near the inputs already.
         total_variation: weight of that prior at the first step.
         starts: walked at once.
-        start: another attack whose reconstruction is the first start.
+        start: another attack whose reconstruction is the first start; :func:`refined` suits such starts better.
         budget: when to stop earlier.
         name: as findings should call it.
     """
@@ -299,5 +217,35 @@ def ig(
         labels=labels or RestoreLabels(),
         starts=starts,
         start=start,
+        budget=budget or Budget(),
+    )
+
+
+def refined(
+    start: Attack,
+    *,
+    labels: Attack | None = None,
+    iterations: int = 300,
+    budget: Budget | None = None,
+    name: str = "",
+) -> GradientMatching:
+    """Inverting Gradients' distance, walked by L-BFGS from the reconstruction of another attack.
+
+    What no gradient tells stays as the start has it: signed Adam moves every pixel by the same step, and spoils there.
+
+    Args:
+        start: the other attack.
+        labels: restores them; :class:`RestoreLabels` if ``None``.
+        iterations: directions, of some two gradients each.
+        budget: when to stop earlier.
+        name: as findings should call it; ``START+ig`` if empty.
+    """
+    return GradientMatching(
+        name=name or f"{start.name}+ig",
+        distance=Cosine(),
+        optimizer=LBFGS(iterations=iterations),
+        labels=labels or RestoreLabels(),
+        start=start,
+        double=True,
         budget=budget or Budget(),
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from seepage.attacks.clientcopy import Moments, client_copy
 from seepage.attacks.distances import Distance
 from seepage.attacks.priors import Candidate, Prior, Statistics
+from seepage.attacks.unrolling import Unrolled, better_order, steps_of, unrolled
 from seepage.types import Observation
 
 __all__ = ["Objective", "make_objective", "twice_differentiable"]
@@ -30,6 +31,7 @@ class Objective:
         priors: added with the weight that the caller gives.
         bounds: valid range of inputs, ``None`` where the server does not know it.
         moments: of the copy's batch-norm layers, by path.
+        unrolled: the client's local steps, ``None`` where one gradient was sent.
     """
 
     network: nn.Module
@@ -39,6 +41,7 @@ class Objective:
     priors: tuple[Prior, ...]
     bounds: tuple[Tensor, Tensor] | None
     moments: dict[str, Moments]
+    unrolled: Unrolled | None = None
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Distance and sum of the priors, one each for every start.
@@ -58,39 +61,69 @@ class Objective:
         return both
 
     def gradients(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        """What the client would have sent for ``inputs [b, *shape]`` and ``labels [b]``."""
-        return self._gradients(inputs, labels, [])
+        """One gradient at the state sent out, for ``inputs [b, *shape]`` and ``labels [b]``."""
+        return self._gradients(self.parameters, inputs, labels, [])
+
+    def sent(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """What the client would have sent for ``inputs [b, *shape]`` and ``labels [b]``: its local steps taken."""
+        return self._sent(inputs, labels, self._gradients, [])
+
+    def reordered(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> "Objective":
+        """With the order of local batches that suits ``inputs [b, *shape]``; itself where none suits better."""
+        if self.unrolled is None:
+            return self
+
+        def distance(steps: Unrolled) -> float:
+            own = replace(self, unrolled=steps, priors=())
+            return float(own(inputs[None], labels[None])[0].detach())
+
+        steps = better_order(self.unrolled, len(inputs), distance, generator)
+        return self if steps is self.unrolled else replace(self, unrolled=steps)
+
+    def shuffled(self, examples: int, generator: torch.Generator) -> "Objective":
+        """With any order of local batches; itself where one gradient was sent."""
+        return self if self.unrolled is None else replace(self, unrolled=self.unrolled.shuffled(examples, generator))
 
     def residual(self, inputs: Tensor, labels: Tensor) -> float:
-        """Relative Euclidean distance of the gradients: 0 is a perfect match, 1 is as good as sending nothing."""
+        """Relative Euclidean distance of what is sent: 0 is a perfect match, 1 is as good as sending nothing."""
         with torch.enable_grad():
-            candidate = self.gradients(inputs.detach(), labels.detach())
+            candidate = self.sent(inputs.detach(), labels.detach())
         apart = sum(float((c.detach() - t).square().sum()) for c, t in zip(candidate, self.target, strict=True))
         return float((apart / sum(float(t.square().sum()) for t in self.target)) ** 0.5)
 
-    def _one(
-        self, inputs: Tensor, labels: Tensor, client: Callable[[Tensor, Tensor, list[Statistics]], tuple[Tensor, ...]]
-    ) -> tuple[Tensor, Tensor]:
+    def _one(self, inputs: Tensor, labels: Tensor, gradients: "_Gradients") -> tuple[Tensor, Tensor]:
         seen: list[Statistics] = []
-        distance = self.distance(client(inputs, labels, seen), self.target)
+        distance = self.distance(self._sent(inputs, labels, gradients, seen), self.target)
         candidate = Candidate(inputs=inputs, bounds=self.bounds, statistics=seen)
         return distance, sum((prior(candidate) for prior in self.priors), inputs.new_zeros(()))
 
-    def _gradients(self, inputs: Tensor, labels: Tensor, seen: list[Statistics]) -> tuple[Tensor, ...]:
+    def _sent(
+        self, inputs: Tensor, labels: Tensor, gradients: "_Gradients", seen: list[Statistics]
+    ) -> tuple[Tensor, ...]:
+        if self.unrolled is None:
+            return gradients(self.parameters, inputs, labels, seen)
+        return self.unrolled(lambda at, x, y: gradients(at, x, y, seen), inputs, labels)
+
+    def _gradients(
+        self, parameters: dict[str, Tensor], inputs: Tensor, labels: Tensor, seen: list[Statistics]
+    ) -> tuple[Tensor, ...]:
         with self._watching(seen):
-            loss = cross_entropy(self.network(inputs), labels)
-        parameters = list(self.parameters.values())
-        found = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+            own = parameters is self.parameters  # then the network is called as it is, which is quicker
+            said = self.network(inputs) if own else functional_call(self.network, parameters, (inputs,))
+            loss = cross_entropy(said, labels)
+        found = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
         return tuple(found)
 
-    def _gradients_to_batch(self, inputs: Tensor, labels: Tensor, seen: list[Statistics]) -> tuple[Tensor, ...]:
+    def _gradients_to_batch(
+        self, parameters: dict[str, Tensor], inputs: Tensor, labels: Tensor, seen: list[Statistics]
+    ) -> tuple[Tensor, ...]:
         def loss(parameters: dict[str, Tensor]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
             passed: list[Statistics] = []
             with self._watching(passed):
                 value = cross_entropy(functional_call(self.network, parameters, (inputs,)), labels)
             return value, [(each.entering, each.mean, each.variance) for each in passed]
 
-        found, passed = torch.func.grad(loss, has_aux=True)(self.parameters)
+        found, passed = torch.func.grad(loss, has_aux=True)(parameters)
         seen += [Statistics(entering=x, mean=mean, variance=variance) for x, mean, variance in passed]
         return tuple(found.values())
 
@@ -98,10 +131,13 @@ class Objective:
         return _Watching(self.network, self.moments if self.priors else {}, seen)
 
 
+_Gradients = Callable[[dict[str, Tensor], Tensor, Tensor, list[Statistics]], tuple[Tensor, ...]]
+
+
 def make_objective(
     observation: Observation, *, distance: Distance, priors: Sequence[Prior], dtype: torch.dtype | None = None
 ) -> Objective:
-    """The objective for the latest round, which is left as it is.
+    """The objective for the latest round, which is left as it is; local steps of a known rule are taken again.
 
     Args:
         observation: what the server has; its update should hold at least one parameter of the network.
@@ -111,9 +147,11 @@ def make_objective(
     """
     latest = observation.latest
     dtype = dtype or next(iter(latest.update.values())).dtype
-    client = client_copy(latest.network)
+    steps = steps_of(observation, 1)
+    client = client_copy(latest.network, batch_norm_trains=None if steps is None else steps.batch_norm_trains)
     network = client.network.to(dtype)
     parameters: dict[str, Tensor] = {name: value for name, value in network.named_parameters() if name in latest.update}
+    trained: dict[str, Tensor] = {name: value for name, value in network.named_parameters() if value.requires_grad}
     bounds = observation.bounds
     return Objective(
         network=network,
@@ -123,6 +161,7 @@ def make_objective(
         priors=tuple(priors),
         bounds=None if bounds is None else (bounds[0].to(dtype), bounds[1].to(dtype)),
         moments={path: (mean.to(dtype), variance.to(dtype)) for path, (mean, variance) in client.moments.items()},
+        unrolled=unrolled(observation, trained, tuple(parameters)),
     )
 
 

@@ -19,6 +19,7 @@ from seepage.attacks.clientcopy import client_copy
 from seepage.attacks.embeddingmap import Pair
 from seepage.attacks.git import CoarseGIT
 from seepage.attacks.inverter import Inverter, build_module, load_inverter, save_inverter
+from seepage.attacks.objective import twice_differentiable
 from seepage.errors import InputError
 from seepage.types import Progress, go_on
 
@@ -191,7 +192,8 @@ class _Pairs:
         def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
             return cross_entropy(functional_call(self._network, parameters, (x,)), y)
 
-        found: dict[str, Tensor] = torch.vmap(grad(loss), in_dims=(None, 0, 0))(self._parameters, inputs, labels)
+        with twice_differentiable():  # the fast kernels of attention cannot be batched either
+            found: dict[str, Tensor] = torch.vmap(grad(loss), in_dims=(None, 0, 0))(self._parameters, inputs, labels)
         return {name: value.detach() for name, value in found.items()}, inputs, labels
 
 

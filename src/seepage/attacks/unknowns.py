@@ -1,5 +1,6 @@
 """What gradient matching walks from: labels given, restored or unknown, and starts of noise or of another attack."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -93,7 +94,10 @@ def prepare(
             return f"The start should be {b} examples by {start.name}; it gave {found}. {given.reason}".strip()
         inputs[0] = given.inputs.to(like)
         if known is not None:
-            chosen[0] = _paired(objective, inputs[0], chosen[0])
+            chosen[0] = _ordered(objective, inputs[0], chosen[0], given.labels)
+        if logits is not None and given.labels is not None and bool((given.labels >= 0).all()):
+            said = torch.nn.functional.one_hot(given.labels, observation.classes).to(like)
+            logits[0] = said * math.log(9 * max(1, observation.classes - 1))  # nine tenths sure
         stats["start"] = start.name
     return Unknowns(inputs=inputs, labels=chosen, logits=logits, stats=stats, given=start is not None)
 
@@ -111,6 +115,22 @@ def _restored(
     if tried.labels is not None and len(tried.labels) and bool((tried.labels >= 0).all()):
         return tried
     return f"The batch size is unknown and the labels could not be restored. {tried.reason}" if needed else None
+
+
+def _ordered(objective: Objective, inputs: Tensor, labels: Tensor, read: Tensor | None) -> Tensor:
+    """``labels [b]`` in the order of ``inputs [b, *shape]``: as ``read [b]`` beside them, and the rest as they fit."""
+    if read is None:
+        return _paired(objective, inputs, labels)
+    read, left = read.to(labels.device), labels.tolist()
+    found = torch.full_like(labels, -1)
+    for place, label in enumerate(read.tolist()):
+        if label in left:
+            left.remove(label)
+            found[place] = label
+    open_ = found < 0
+    if left:
+        found[open_] = _paired(objective, inputs[open_], labels.new_tensor(left))
+    return found
 
 
 def _paired(objective: Objective, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from seepage.attacks.auto import Auto
 from seepage.attacks.disaggregation import Budget
 from seepage.attacks.inverter import load_inverter
-from seepage.attacks.matching import dlg, idlg, ig
+from seepage.attacks.matching import dlg, idlg, ig, refined
 from seepage.attacks.prism import PRISM
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.spear import SPEAR
@@ -118,8 +118,7 @@ _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _FROM_START: Mapping[str, Callable[[Budget, Attack], Attack]] = {
     "dlg": lambda budget, start: dlg(budget=budget, start=start, name=f"{start.name}+dlg"),
     "idlg": lambda budget, start: idlg(budget=budget, start=start, name=f"{start.name}+idlg"),
-    # A step of 0.1 from noise; of 0.003 from a start that is near already, or it would be lost at once.
-    "ig": lambda budget, start: ig(budget=budget, step=0.003, start=start, name=f"{start.name}+ig"),
+    "ig": lambda budget, start: refined(start, budget=budget),
 }
 
 RULES: Mapping[str, type[UpdateRule]] = {"fedsgd": FedSGD, "fedavg": FedAvg, "dpsgd": DPSGD, "sum": SummedClients}

@@ -49,7 +49,8 @@ NetworkOption = Annotated[
     typer.Option(
         "--network",
         metavar="SPEC",
-        help="mlp:400,400,400 (widths; mlp:400,400:gelu), lenet, lenet:sigmoid, resnet18, vit, or module:factory.",
+        help="mlp:400,400,400 (widths; mlp:400,400:gelu), lenet, lenet:sigmoid, resnet18, resnet20, vit, or "
+        "module:factory.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Root of all chance: network, batches, attack.")]

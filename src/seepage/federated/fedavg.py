@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from seepage.errors import InputError
 from seepage.federated.client import BatchNorm, chance, client_copy, demand, statistics_change
 from seepage.federated.wording import write
-from seepage.types import GradientUpdate, PrivateBatch, Traces
+from seepage.types import GradientUpdate, LocalSteps, PrivateBatch, Traces
 
 __all__ = ["FedAvg", "Optimizer"]
 
@@ -130,6 +130,26 @@ class FedAvg:
             return start - self.lr * steps * estimate
         kept = self._end(1.0, gradient=0.0, steps=steps)
         return kept * start + self._end(0.0, gradient=1.0, steps=steps) * estimate
+
+    def local_steps(self, batch_size: int) -> LocalSteps | None:
+        """What a server can replay, but for the order of the examples; ``None`` with Adam."""
+        if self.optimizer is not Optimizer.SGD:
+            return None
+        size = self.local_batch or batch_size
+        groups = []
+        for first in range(0, self.epochs * batch_size, batch_size):
+            end = first + batch_size
+            batches = tuple(slice(start, min(start + size, end)) for start in range(first, end, size))
+            groups += [batches[start : start + self.accumulate] for start in range(0, len(batches), self.accumulate)]
+        return LocalSteps(
+            groups=tuple(groups),
+            passes=self.epochs,
+            one_order=not self.shuffle,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            batch_norm_trains=None if self.batch_norm is BatchNorm.AS_SENT else self.batch_norm is BatchNorm.TRAIN,
+        )
 
     def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate:
         """Parameters before minus after, of every trainable parameter that the loss depends on.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "ViT", "lenet", "mlp", "resnet18"]
+__all__ = ["ACTIVATIONS", "ViT", "lenet", "mlp", "resnet18", "resnet20"]
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
     {
@@ -64,14 +64,24 @@ class _BasicBlock(nn.Module):
 
 def resnet18(channels: int, classes: int) -> nn.Sequential:
     """ResNet-18 as used on CIFAR (He et al. 2016): a 3x3 stem without max-pooling, then four stages of two blocks."""
-    stem = nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
-    stages = [
-        nn.Sequential(_BasicBlock(before, after, 1 if before == after else 2), _BasicBlock(after, after, 1))
-        for before, after in pairwise((64, 64, 128, 256, 512))
-    ]
+    return _resnet(channels, classes, widths=(64, 128, 256, 512), blocks=2)
+
+
+def resnet20(channels: int, classes: int) -> nn.Sequential:
+    """The ResNet-20 made for CIFAR (He et al. 2016): three stages of three blocks, 16 to 64 channels.
+
+    Where a block changes the size, the shortcut is a 1x1 convolution (their option B) as in :func:`resnet18`.
+    """
+    return _resnet(channels, classes, widths=(16, 32, 64), blocks=3)
+
+
+def _resnet(channels: int, classes: int, *, widths: Sequence[int], blocks: int) -> nn.Sequential:
+    stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
     parts: dict[str, nn.Module] = {"stem": stem}
-    parts |= {f"stage{number}": stage for number, stage in enumerate(stages, start=1)}
-    parts |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(512, classes)}
+    for number, (before, after) in enumerate(pairwise((widths[0], *widths)), start=1):
+        first = _BasicBlock(before, after, 1 if before == after else 2)
+        parts[f"stage{number}"] = nn.Sequential(first, *(_BasicBlock(after, after, 1) for _ in range(blocks - 1)))
+    parts |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(widths[-1], classes)}
     return nn.Sequential(OrderedDict(parts))
 
 

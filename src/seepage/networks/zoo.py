@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from seepage.errors import InputError
-from seepage.networks.architectures import ACTIVATIONS, ViT, lenet, mlp, resnet18
+from seepage.networks.architectures import ACTIVATIONS, ViT, lenet, mlp, resnet18, resnet20
 from seepage.networks.factories import call_factory
 from seepage.networks.tracing import trace_forward
 
 __all__ = ["ZOO", "build_network"]
 
-ZOO = ("mlp", "lenet", "resnet18", "vit")
+ZOO = ("mlp", "lenet", "resnet18", "resnet20", "vit")
 """The names that the zoo knows; anything else is a user's ``module:factory``."""
 
 
@@ -25,8 +25,8 @@ def build_network(spec: str, *, input_shape: tuple[int, ...], classes: int, seed
 
     Args:
         spec: ``mlp:400,400`` or ``mlp:400,400:gelu`` (hidden widths, activation), ``lenet`` or ``lenet:sigmoid``,
-            ``resnet18``, ``vit``, or ``module:factory``, where the factory is called with those of ``input_shape`` and
-            ``classes`` that its signature names. The current directory can be imported from.
+            ``resnet18``, ``resnet20``, ``vit``, or ``module:factory``, where the factory is called with those of
+            ``input_shape`` and ``classes`` that its signature names. The current directory can be imported from.
         input_shape: the shape of one input, for example ``(3, 32, 32)``.
         classes: how many classes the network tells apart.
         seed: decides every initial weight; at least 0.
@@ -62,7 +62,9 @@ def _ours(spec: str, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     if options:
         form = "`lenet` or `lenet:sigmoid`" if name == "lenet" else f"`{name}`, it has no options"
         raise InputError(f"The network should be written {form}; found `{spec}`.")
-    return ViT((channels, height, width), classes) if name == "vit" else resnet18(channels, classes)
+    if name == "vit":
+        return ViT((channels, height, width), classes)
+    return (resnet18 if name == "resnet18" else resnet20)(channels, classes)
 
 
 def _widths(spec: str, text: str) -> list[int]:
