@@ -145,7 +145,7 @@ def test_auto_begins_at_the_solved_recursion_for_one_example(digits: Dataset) ->
 
 
 def test_auto_names_what_is_missing_for_matching_too() -> None:
-    observation, _ = observed(load_dataset("photos"), 4, "lenet")  # of two classes: the labels do not tell its size
+    observation, _ = observed(load_dataset("photos"), 8, "lenet")  # both classes: nothing tells their number
     obstacles = Auto().obstacles(observation)
     assert any("convolution" in one.reason for one in obstacles)
     assert any("--knows batch-size" in one.reason for one in obstacles)
