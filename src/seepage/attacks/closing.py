@@ -23,6 +23,8 @@ _LOOSE_REPLAY = 1e-3  # the most that known rounding of the weights may loosen i
 _ABOVE_ROUNDING = 20.0  # true examples were seen at 7 to 10 times the rounding expected
 _NO_AGREEMENT = "no example agrees with the units it switches off"
 _OTHER_BIAS = "the bias gradient does not fit the weight gradient: entries of the update were dropped or changed"
+_INDEPENDENT = 1e-7  # part of a unit direction outside of the chosen ones
+_COPY, _MOST_APART = 5.0, 0.1  # the same times the zero tolerance, which tells how far two copies may lie apart
 _MOST_SWAPS = 256  # each costs a pass of all inputs through the layer
 
 
@@ -112,7 +114,9 @@ def _swap(mixture: Mixture, chosen: Tensor, known: Tensor, spare: Tensor, soluti
 
 def _greedy(mixture: Mixture, found: Found) -> tuple[Tensor, Tensor, Tensor]:
     """Independent directions ``[b, b]``, most zeros first, filled up from the complement; which were found; rest."""
-    b = mixture.batch_size
+    b, apart = mixture.batch_size, _INDEPENDENT
+    if mixture.noisy or mixture.layer.rounding:  # a rough copy of a chosen direction is no new one
+        apart = min(_COPY * mixture.zero_tol, _MOST_APART)
     basis = found.directions.new_zeros(0, b)
     chosen: list[int] = []
     spare: list[int] = []
@@ -120,7 +124,7 @@ def _greedy(mixture: Mixture, found: Found) -> tuple[Tensor, Tensor, Tensor]:
         rest = found.directions[index]
         for _ in range(2):
             rest = rest - (basis @ rest) @ basis
-        if len(chosen) < b and float(rest.norm()) > 1e-7:
+        if len(chosen) < b and float(rest.norm()) > apart:
             basis = torch.cat([basis, (rest / rest.norm())[None]])
             chosen.append(index)
         else:
