@@ -328,7 +328,7 @@ def _markdown(rows: list[Row]) -> str:
         "# Labels from one update",
         "",
         "Commands: `python benchmarks/labels.py --inits 5 --batches 20` (untrained, wide, large, trained) and",
-        "`python benchmarks/labels_more.py` (the sections after these).",
+        "`python benchmarks/labels_more.py` and `labels_deep.py` (the sections after these).",
         f"Machine: {platform.machine()} CPU, 1 thread, torch {torch.__version__}, float32 gradients.",
         "Seeds: initialisations 0, 1, ...; batch j of network i has seed 1000 i + j. A failed run scores as no labels.",
         f"Certificates: {runs} runs of `exact`, {sure:.0f} labels certified in all rows, **{bad:.0f} of them wrong**.",

@@ -11,7 +11,7 @@ from seepage.attacks.embeddings import noise_inputs
 from seepage.attacks.exactlabels import ExactLabels
 from seepage.attacks.exactsearch import read_pencil
 from seepage.attacks.labelbaselines import PresentClasses
-from seepage.attacks.labels import label_obstacles, usable
+from seepage.attacks.labels import clips_only, label_obstacles, usable
 from seepage.attacks.labelsbetween import network_after
 from seepage.attacks.noiseprior import NoisePrior
 from seepage.attacks.pooled import PooledEmbedding
@@ -117,6 +117,6 @@ class RestoreLabels:
 
 
 def _found_under_noise(tried: Reconstruction, observation: Observation) -> bool:
-    """Whether every example was found where noise, or clipping, keeps any from being certified."""
+    """Whether every example was found where noise keeps any from being certified."""
     whole = tried.labels is not None and tried.stats["found"] == len(tried.labels)
-    return whole and observation.rule is not None and not observation.rule.is_gradient
+    return whole and observation.rule is not None and not (observation.rule.is_gradient or clips_only(observation.rule))
