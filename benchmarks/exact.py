@@ -164,6 +164,19 @@ def imagenet_cells() -> Iterator[Cell]:
         )
 
 
+def imagenet_wide_cells() -> Iterator[Cell]:
+    for width in (2000, 4000):  # 11 and 20 GiB of memory or so
+        yield Cell(
+            attack=prism,
+            batch_size=200,
+            network=mlp(width, 3),
+            source="imagenet224/images",
+            seconds=900.0,
+            seeds=1,
+            title="all photos of the data set",
+        )
+
+
 GROUPS = {
     "spearpp": spearpp_cells,
     "paper": paper_cells,
@@ -171,6 +184,7 @@ GROUPS = {
     "exactify": exactify_cells,
     "trained": trained_cells,
     "imagenet": imagenet_cells,
+    "imagenet-wide": imagenet_wide_cells,
 }
 
 

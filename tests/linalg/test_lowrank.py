@@ -102,3 +102,17 @@ def test_the_factors_of_a_seed_are_the_same() -> None:
     assert one is not None
     assert other is not None
     assert torch.equal(one.left, other.left)
+
+
+def test_the_sketch_adds_nothing_to_rounding() -> None:
+    draw = torch.Generator().manual_seed(3)
+    left = torch.randn(300, 8, generator=draw, dtype=torch.float64) * torch.logspace(0, -3, 8, dtype=torch.float64)
+    exact = left @ torch.randn(8, 4000, generator=draw, dtype=torch.float64)
+    sigma = 1e-7
+    found = factor((exact + sigma * torch.randn(300, 4000, generator=draw, dtype=torch.float64)).float(), start_rank=16)
+    assert found is not None
+    assert found.rank == 8
+    coordinates = found.left.T @ left  # [8, 8]: columns of left in the basis found
+    off = (found.left @ coordinates - left).square().mean(dim=0).sqrt()
+    least = sigma * (coordinates / found.singular[:, None]).norm(dim=0)
+    assert bool((off < 2 * least).all())
