@@ -38,6 +38,8 @@ def line(rate: float, steps: int, attack: str, size: int, seeds: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[*ATTACKS])
+    parser.add_argument("--attacks", nargs="+", default=["spear", "spearpp", "prism"])
     options = parser.parse_args()
     text = (
         f"# Local steps\n\nCommand: `python benchmarks/local_steps.py --seeds {options.seeds}`. CIFAR-10 normalised "
@@ -49,8 +51,8 @@ def main() -> None:
         "| b | attack | lr | steps | exact | recognisable | certified | wrong certificates | broke | rank | "
         "median s |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|---|--:|\n"
     )
-    for size, attacks in ATTACKS.items():
-        for attack in attacks:
+    for size in options.sizes:
+        for attack in (name for name in ATTACKS[size] if name in options.attacks):
             for rate in RATES:
                 for steps in STEPS:
                     text += line(rate, steps, attack, size, options.seeds)

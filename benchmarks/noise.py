@@ -83,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--defenses", nargs="+", default=list(DEFENSES))
     options = parser.parse_args()
     text = (
         f"# What comes out behind weak defenses\n\nCommand: `python benchmarks/noise.py --seeds {options.seeds}`. "
@@ -100,7 +101,7 @@ def main() -> None:
             f"\n## b = {size}\n\n| defense | exact | recognisable | certified | wrong certificates | least dB | median "
             "dB | broke |\n|---|--:|--:|--:|--:|--:|--:|--:|\n"
         )
-        for defense in DEFENSES:
+        for defense in options.defenses:
             cell = Cell(defenses=(defense,), attack="auto", batch_size=size)
             text += line(defense, [run((cell, seed)) for seed in range(options.seeds)])
             RESULTS.write_text(text, encoding="utf8")  # what there is, should it be stopped

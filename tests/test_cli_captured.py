@@ -167,7 +167,7 @@ def test_weights_come_from_the_bundle_or_a_file_and_not_from_chance(
     ("arguments", "words"),
     [
         (("--network", "mlp:99"), "before/1.bias"),
-        (("--network", "mlp:100,50"), "before/"),
+        (("--network", "mlp:100,50"), "another network"),
         (("--normalize", "channel"), "--normalize"),
         (("--lr", "0.1"), "--lr"),
         (("--attack", "magic"), "--attack"),
@@ -181,6 +181,42 @@ def test_what_does_not_fit_is_named(
     said = capsys.readouterr().err
     assert words in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda whole: whole[: len(whole) // 2], "cut short"),
+        (lambda _: b"hello", "should be a safetensors file; found 5 bytes"),
+        (lambda _: b"", "should be a safetensors file; found 0 bytes"),
+        (lambda whole: whole[:-1] + bytes([whole[-1] ^ 1]), "damaged"),
+    ],
+)
+def test_a_file_that_is_no_bundle_is_named(
+    spoil: Callable[[bytes], bytes], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle(tmp_path / "b")
+    (tmp_path / "b").write_bytes(spoil((tmp_path / "b").read_bytes()))
+    assert attack(tmp_path, "--update", str(tmp_path / "b")) == 2
+    assert words in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_attack(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle(tmp_path / "b")
+    (tmp_path / "out").write_text("in the way")
+    monkeypatch.setattr("seepage.cli.captured.CapturedAudit.__call__", lambda *_, **__: pytest.fail("it ran"))
+    assert attack(tmp_path, "--update", str(tmp_path / "b")) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_weights_and_truth_are_no_bundles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_weights(client()[0], tmp_path / "w")
+    write_truth(tmp_path / "t", client()[1])
+    for name, words in (("w", "without its form"), ("t", "found a 'seepage-truth' file")):
+        assert attack(tmp_path, "--update", str(tmp_path / name)) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_attack_opens_no_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,10 +73,14 @@ def _put(server: nn.Module, capture: Capture) -> None:
     odd = sorted(set(state) ^ set(capture.before))
     if odd:
         where = "the capture" if odd[0] in state else "the network"
-        raise InputError(f"`before/{odd[0]}` should be in both the capture and the network; found it not in {where}.")
+        raise InputError(
+            "The captured state should be that of the network; "
+            f"found `before/{odd[0]}` missing in {where}: is it another network?"
+        )
     for name, tensor in capture.before.items():
         if tensor.shape != state[name].shape:
             raise InputError(
-                f"`before/{name}` should have shape {list(state[name].shape)}; found {list(tensor.shape)}."
+                f"`before/{name}` should have shape {list(state[name].shape)}, as in the network; "
+                f"found {list(tensor.shape)} in the capture."
             )
     server.load_state_dict(capture.before)

@@ -78,9 +78,13 @@ def attack(
         bundle = read_capture(update)
         shape, classes = shape or bundle.header.input_shape, classes or bundle.header.classes
     if shape is None or classes is None:
-        raise InputError("`--input-shape` and `--classes` should be given where the bundle has none; found neither.")
+        lacking = " and ".join(
+            word for word, value in (("`--input-shape`", shape), ("`--classes`", classes)) if value is None
+        )
+        raise InputError(f"{lacking} should be given where no bundle says it; found none.")
     built = build_network(network, input_shape=shape, classes=classes, seed=seed)
     scaling = _scaling(normalize, shape)
+    _make_folder(out)
     if bundle is None:
         header = _pair_header(stated, before=before, after=after, lr=lr, steps=local_steps)
         capture = _pair(built, network, shape, classes, header, before=before, after=after)
@@ -180,9 +184,18 @@ def _scaling(normalize: str, shape: tuple[int, ...]) -> Normalization:
     return make_normalization(normalize, torch.zeros(1, *shape))
 
 
-def _write(folder: Path, attacked: Attacked, finding: str, scaling: Normalization) -> None:
+def _make_folder(folder: Path) -> None:
+    """Before the attack: a folder that cannot be written should not cost an hour."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise InputError(f"`--out` should be a folder that can be written; found {folder}: {error}.") from error
+
+
+def _write(folder: Path, attacked: Attacked, finding: str, scaling: Normalization) -> None:
+    try:
         for stale in ("reconstruction.safetensors", "reconstruction.png"):
             (folder / stale).unlink(missing_ok=True)
         found = attacked.reconstruction

@@ -110,8 +110,7 @@ def _table(path: Path, content: bytes) -> tuple[dict[str, Any], int]:
     """What the header says of each tensor, and how many bytes of data follow it."""
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or not 2 <= length <= min(_MOST_HEADER, len(content) - 8):
-        most = min(_MOST_HEADER, max(len(content) - 8, 0))
-        raise _refusal(path, f"safetensors with a header of 2 to {most} bytes", f"a length of {length}")
+        raise InputError(f"{path} should be a safetensors file; found {len(content)} bytes that do not begin like one.")
     try:
         table = json.loads(content[8 : 8 + length].decode("utf8"), object_pairs_hook=no_duplicates)
     except (ValueError, RecursionError) as error:
@@ -123,9 +122,9 @@ def _table(path: Path, content: bytes) -> tuple[dict[str, Any], int]:
 
 def _metadata(path: Path, found: object, form: str) -> dict[str, str]:
     if not isinstance(found, dict) or set(found) != set(_FORMS) or not all(isinstance(x, str) for x in found.values()):
-        raise _refusal(path, f"metadata with the texts {', '.join(_FORMS)} ({form})", "other metadata or none")
+        raise InputError(f"{path} should be a {form} file; found safetensors without its form, header and seal.")
     if found["form"] != form:
-        raise _refusal(path, f"a {form} file", f"{found['form'][:80]!r}")
+        raise InputError(f"{path} should be a {form} file; found a {found['form'][:80]!r} file.")
     return found
 
 
@@ -151,7 +150,9 @@ def _check_table(path: Path, table: dict[str, Any], size: int) -> None:
             raise _refusal(path, f"tensor `{name}` to begin at byte {end}", f"byte {begin}")
         end = stop
         if end > size:
-            raise _refusal(path, f"tensor `{name}` within {size} bytes of data", f"its end at byte {end}")
+            raise _refusal(
+                path, f"tensor `{name}` within {size} bytes of data", f"its end at byte {end}: the file was cut short"
+            )
     if not places or end != size:
         raise _refusal(path, "tensors that end with the file", f"an end at byte {end} of {size}")
 
