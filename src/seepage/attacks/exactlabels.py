@@ -86,14 +86,15 @@ class ExactLabels(LabelAttack):
         return _reported(layer, found, self.name)
 
     def _of_clipped(self, question: Question) -> RestoredExamples | str:
-        found = from_balanced(
-            question.layer,
-            self.searching,
-            generator=question.generator,
-            clipped=True,
-            progress=question.progress,
-        )
-        return found or "Clipped examples are told apart by a layer with bias, and while they are few; none was found."
+        """From the balanced gradient, or, if clipping happened to touch nothing, from the gradient as it is."""
+        layer, generator, progress = question.layer, question.generator, question.progress
+        found = from_balanced(layer, self.searching, generator=generator, clipped=True, progress=progress)
+        if found is not None and bool(found.certified.any()):
+            return found
+        other = _as_it_is(layer, self, generator, progress, patience=0)
+        if isinstance(other, str) or (found is not None and len(other.labels) < len(found.labels)):
+            return found or "Clipped examples are told apart by a last layer with bias, and while they are few."
+        return replace(other, certified=torch.zeros_like(other.certified))
 
     @property
     def searching(self) -> Searching:
