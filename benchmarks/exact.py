@@ -165,7 +165,7 @@ def imagenet_cells() -> Iterator[Cell]:
 
 
 def imagenet_wide_cells() -> Iterator[Cell]:
-    for width in (2000, 4000):  # 11 and 20 GiB of memory or so
+    for width in (2000, 4000):  # 8 GiB of memory, and 14 or so
         yield Cell(
             attack=prism,
             batch_size=200,
