@@ -124,7 +124,8 @@ def page(kept: list[dict[str, Any]]) -> str:
         "PSNR in raw "
         f"units, mean over a batch, capped at {CAP:.0f} dB. Machine: {platform.machine()}, one thread of a busy shared "
         f"machine, torch {torch.__version__}.\n\nThe peers' figures were measured earlier on the same network and "
-        "data, and breaching's with distinct labels; their batches and network starts are not ours.\n\n"
+        "data, and breaching's with distinct labels; their batches and network starts are not ours. "
+        "DLG's seconds were taken while the machine was several times overloaded.\n\n"
         "| attack | data | network | b | labels | drawn | mean dB | median dB | least dB | below 60 dB | median s | "
         "ms an iteration | peer |\n|---|---|---|--:|---|---|--:|--:|--:|--:|--:|--:|---|\n"
     )
