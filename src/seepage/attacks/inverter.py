@@ -20,7 +20,7 @@ __all__ = ["Inverter", "build_module", "load_inverter", "save_inverter"]
 
 _FORMAT = "seepage-inverter-1"
 _BEYOND = 0.1  # of the valid range: a value so far outside it is wrong
-_UNLIKE = 0.1  # share of such values; of updates like those of training it stays below 1 % (benchmarks/results/git.md)
+_UNLIKE = 0.1  # share of such values; of updates like those of training it stays below 1 % (docs/attacks/git.md)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
