@@ -76,7 +76,7 @@ def trained(keep: Keep) -> None:
             shares = f"{accuracy(net, x[:1000], y[:1000]):.2f}/{accuracy(net, x[7000:9000], y[7000:9000]):.2f}"
             for split, part in (("held out", slice(7000, 9000)), ("train", slice(0, 2000))):
                 head = on_top(net, x[part])
-                for examples, batches in ((8, 10), (24, 10)):
+                for examples, batches in ((8, 20), (24, 20), (33, 20)):
                     title = f"{name} CIFAR-100, {epochs} epochs (accuracy train/held out {shares}), {split}"
                     several(keep, f"{title}, K={examples}", [head], y[part], examples, batches, methods)
 

@@ -91,8 +91,8 @@ class ExactLabels(LabelAttack):
         found = from_balanced(layer, self.searching, generator=generator, clipped=True, progress=progress)
         if found is not None and bool(found.certified.any()):
             return found
-        other = _as_it_is(layer, self, generator, progress, patience=0)
-        if isinstance(other, str) or (found is not None and len(other.labels) < len(found.labels)):
+        other = _as_it_is(layer, self, generator, progress, patience=_PATIENCE)
+        if isinstance(other, str) or (found is not None and not bool(other.certified.any())):
             return found or "Clipped examples are told apart by a last layer with bias, and while they are few."
         return replace(other, certified=torch.zeros_like(other.certified))
 
