@@ -1,0 +1,28 @@
+"""The values that travel: what a client holds, what it sends, what the server sees, what an attack returns."""
+
+from seepage.types.attack import INTERRUPTED, Attack, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types.client import GradientUpdate, PrivateBatch
+from seepage.types.rules import Defense, LocalSteps, LocalTraining, NoisyRule, Replayable, Traces, UpdateRule
+from seepage.types.server import Observation, Round, ThreatModel
+
+__all__ = [
+    "INTERRUPTED",
+    "Attack",
+    "Defense",
+    "GradientUpdate",
+    "LocalSteps",
+    "LocalTraining",
+    "NoisyRule",
+    "Observation",
+    "Obstacle",
+    "Outcome",
+    "PrivateBatch",
+    "Progress",
+    "Reconstruction",
+    "Replayable",
+    "Round",
+    "ThreatModel",
+    "Traces",
+    "UpdateRule",
+    "go_on",
+]
