@@ -211,7 +211,8 @@ def write(rows: list[Row]) -> None:
     parts = [
         "# Phase diagram: share of examples exact over b and m / b\n\n"
         "Command: `OMP_NUM_THREADS=1 python benchmarks/phase.py`, in parts (`--data`, `--sizes`, `--seeds`), stopped "
-        "before its end; seeds 0 and 1 before directions had tolerances of their own and rounding was made faster. "
+        "before its end; seeds 0 and 1 up to b = 100 before directions had tolerances of their own and rounding was "
+        "made faster. "
         "`mlp:m,400,400` with PyTorch's default start, one fresh network and batch a seed, inputs normalised by "
         "channel, no labels given, float32 updates. Each cell: "
         "share of all examples exact, then share certified where that differs, then the number of batches. `-`: not "
