@@ -110,10 +110,10 @@ def test_a_budget_of_starts_is_kept(digits: Dataset) -> None:
 
 
 def test_the_choice_follows_batch_size_and_kind_of_input() -> None:
-    assert choose_attack(4, (3, 32, 32))[0] == "spear"
-    assert choose_attack(40, (3, 32, 32))[0] == "prism"
-    assert choose_attack(40, (105,))[0] == "spearpp"
-    assert choose_attack(40, ())[0] == "spearpp"
+    assert choose_attack(4, 100, (3, 32, 32))[0] == "spear"
+    assert choose_attack(40, 400, (3, 32, 32))[0] == "prism"
+    assert choose_attack(40, 200, (105,))[0] == "prism"
+    assert choose_attack(40, 600, ())[0] == "spearpp"
 
 
 def test_auto_says_what_it_chose_and_why(digits: Dataset) -> None:
@@ -161,8 +161,8 @@ def test_impossible_options_are_refused() -> None:
         SPEARPlusPlus(starts=0)
     with pytest.raises(ValueError, match="`samples` should be at least 1"):
         PRISM(samples=0)
-    with pytest.raises(ValueError, match="at least one way to propose"):
-        PRISM(filters=(), searches=())
+    with pytest.raises(ValueError, match="a way to propose"):
+        PRISM(filters=(), couplings=(), searches=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress,
 
 __all__ = ["Auto", "choose_attack"]
 
+_PLENTY = 12.0  # units an example from which the search on zeros alone is the quickest (benchmarks/results/phase.md)
 _FEW = 8  # examples up to which SPEAR is through at its first draws (benchmarks/results/spearpp.md)
 
 
@@ -61,7 +62,8 @@ class Auto:
 
         def propose(mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:
             shape = observation.input_shape if mixture.layer.reads_input else ()
-            attack, because = choose_attack(mixture.batch_size, shape, noisy=mixture.noisy)
+            units = len(mixture.L)
+            attack, because = choose_attack(mixture.batch_size, units, shape, noisy=mixture.noisy)
             choice.append((attack, because))
             proposers = {"spear": SPEAR().propose, "spearpp": SPEARPlusPlus().propose}
             return proposers.get(attack, PRISM().proposer(observation))(mixture, found, generator)
@@ -97,11 +99,12 @@ class Auto:
         return replace(result, stats={**result.stats, "chosen": way.name, "because": because})
 
 
-def choose_attack(batch_size: int, shape: tuple[int, ...], *, noisy: bool = False) -> tuple[str, str]:
+def choose_attack(batch_size: int, units: int, shape: tuple[int, ...], *, noisy: bool = False) -> tuple[str, str]:
     """Name of the attack to run, and why.
 
     Args:
         batch_size: rank of the layer's gradient.
+        units: of the layer, those that some example woke.
         shape: of one input, ``()`` if the layer's inputs are not the network's.
         noisy: whether the gradient carries noise above rounding.
     """
@@ -109,4 +112,6 @@ def choose_attack(batch_size: int, shape: tuple[int, ...], *, noisy: bool = Fals
         return "spear", f"{batch_size} examples are found at once by sampling"
     if len(shape) > 1:
         return "prism", "images and signals can be unmixed by their derivatives"
-    return "spearpp", "inputs without neighbours have no image prior: the zeros of the layer have to do"
+    if units >= _PLENTY * batch_size:
+        return "spearpp", f"{units / batch_size:.0f} units an example leave zeros enough to search for them alone"
+    return "prism", f"at {units / batch_size:.1f} units an example zeros are found by the inputs that make them"

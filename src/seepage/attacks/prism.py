@@ -1,15 +1,17 @@
-"""PRISM: unmix the derivatives, round through the ReLUs, deflate, repeat. Seepage's own attack."""
+"""PRISM: inputs and directions found together, unmixed or coupled, rounded, deflated. Seepage's own attack."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 import torch
 from torch import Tensor
 
+from seepage.attacks.coupled import CoupledSearch
 from seepage.attacks.directions import Found, Proposals, Proposer, round_either, round_roughly
 from seepage.attacks.disaggregation import Budget, invert_layer
+from seepage.attacks.expectederrors import expected_errors
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.portfolio import Arm, take_turns
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
@@ -23,6 +25,7 @@ from seepage.attacks.spearpp import (
     round_ends,
     small_batch_arms,
 )
+from seepage.linalg.coupling import Coupling
 from seepage.linalg.dictionary import LogCosh, sparse_directions
 from seepage.linalg.filters import FILTER_BANKS, FilterBank
 from seepage.linalg.ica import Contrast, SoftSign, Tanh, unmix
@@ -30,7 +33,10 @@ from seepage.linalg.nullspace import merge_directions, zero_mask
 from seepage.linalg.sphere import RiemannianAdam
 from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
 
-__all__ = ["PRISM", "Unmixing"]
+__all__ = ["COUPLINGS", "PRISM", "Unmixing"]
+
+# The second lets runs pass nearer to what is found, for batches whose examples are much alike (8 x 8 digits).
+COUPLINGS = (Coupling(), Coupling(spike=(0.7, 0.02), nearest=(0.6, 0.8)))
 
 _POLISH = Search(loss=LogCosh(start=0.3), optimizer=RiemannianAdam(steps=150, step_size=0.07))
 _ROBUST_BELOW = 9.0  # units an example: with fewer, guesses are also rounded by the robust kernel, which costs more;
@@ -38,24 +44,26 @@ _FEW = 128  # so are the guesses of a turn that has no more,
 _PLENTY = 64  # but not where the descent alone found as many
 _SAME = 1 - 1e-6  # cosine of copies
 _EASY = 12.0  # units an example above which the sphere search goes first
+_MANY, _ENOUGH = 150, 4.0  # examples from which unmixing is late (too few pixels), and units each that coupling needs
 _ROWS_AT_ONCE = 32  # mixtures filtered at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PRISM:
-    """Exact batches at five units an example: an image prior proposes, the zeros of the ReLU layer make exact.
+    """Exact batches at four or five units an example: the zeros of a ReLU layer are where its input switches units off.
 
-    The row space of the gradient holds the batch, mixed by an unknown matrix. Derivatives of images are sparse, and a
-    derivative commutes with mixing, so unmixing the derivatives gives rough images; the units that a rough image
-    switches off determine its direction, from there on exactly; directions found shrink the mixture that is left.
-    Filters, contrasts and sphere searches (SPEAR++) take turns by what they find. Inputs without neighbourhood (tables)
-    and inner layers have no image prior: there the sphere search works alone.
+    The row space of the gradient holds the batch, mixed by an unknown matrix. *Coupled* runs look for a direction and
+    the input behind it at once; each shows what the other is like. *Unmixing* proposes images: their derivatives are
+    sparse, and a derivative commutes with mixing; the units that a rough image switches off determine its direction.
+    Directions found shrink what is left, exactly. These and sphere searches (SPEAR++) take turns by what they find.
+    Inputs without neighbourhood (tables) and inner layers cannot be unmixed; the rest asks nothing of them.
 
     Args:
         layer: path of the layer to attack; the first that fits if ``None``. An inner layer yields its inputs.
         filters: tried in turn.
         contrasts: tried in turn.
-        searches: of the sphere; none leaves unmixing alone.
+        couplings: tried in turn.
+        searches: of the sphere.
         samples: of filtered pixels that unmixing uses at most.
         budget: when to stop without a certificate; a sample is one start or one guess.
 
@@ -66,13 +74,14 @@ class PRISM:
     layer: str | None = None
     filters: tuple[FilterBank, ...] = FILTER_BANKS
     contrasts: tuple[Contrast, ...] = (SoftSign(), Tanh())
+    couplings: tuple[Coupling, ...] = COUPLINGS
     searches: tuple[Search, ...] = SEARCHES
     samples: int = 32_768
     budget: Budget = field(default_factory=lambda: Budget(samples=400_000, seconds=600.0))
 
     def __post_init__(self) -> None:
-        if not self.filters and not self.searches:
-            raise ValueError("`filters` or `searches` should name at least one way to propose; found none.")
+        if not self.filters and not self.couplings and not self.searches:
+            raise ValueError("`filters`, `couplings` or `searches` should name a way to propose; found none.")
         if self.samples < 1:
             raise ValueError(f"`samples` should be at least 1; found {self.samples}.")
 
@@ -107,12 +116,17 @@ class PRISM:
 
         def propose(mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:
             shape = observation.input_shape if mixture.layer.reads_input else ()
-            return take_turns(self._arms(mixture, shape), mixture, found, generator)
+            expected = None
+            if self.couplings:
+                expected = expected_errors(observation, mixture.layer.name, generator=generator)
+            expected = None if expected is None else expected[:, mixture.awake.to(expected.device)]
+            return take_turns(self._arms(mixture, shape, expected), mixture, found, generator)
 
         return propose
 
-    def _arms(self, mixture: Mixture, shape: tuple[int, ...]) -> list[Arm]:
+    def _arms(self, mixture: Mixture, shape: tuple[int, ...], expected: Tensor | None) -> list[Arm]:
         sphere: list[Arm] = [SphereSearch(search=search) for search in self.searches]
+        coupled: list[Arm] = [CoupledSearch(expected=expected, descent=descent) for descent in self.couplings]
         unmixing: list[Arm] = []
         if len(shape) > 1:
             unmixing = [
@@ -120,9 +134,12 @@ class PRISM:
                 for contrast in self.contrasts
                 for bank in self.filters
             ]
-        easy = len(mixture.white) >= _EASY * mixture.batch_size
-        pairs = zip_longest(*((sphere, unmixing) if easy else (unmixing, sphere)))
-        first, *others = [arm for pair in pairs for arm in pair if arm is not None]
+        examples, units = mixture.batch_size, len(mixture.white)
+        many = examples >= _MANY and units >= _ENOUGH * examples
+        kinds = [coupled, unmixing, sphere] if many else [unmixing, coupled, sphere]
+        if units >= _EASY * examples:
+            kinds.insert(0, kinds.pop())
+        first, *others = [arm for arm in chain(*zip_longest(*kinds)) if arm is not None]
         return [first, *small_batch_arms(mixture), *others, Completion()]
 
 

@@ -1,0 +1,86 @@
+"""The coupled search of PRISM, and the errors that it expects."""
+
+import pytest
+import torch
+from torch import nn
+
+from seepage.attacks.disaggregation import Budget
+from seepage.attacks.expectederrors import expected_errors
+from seepage.attacks.prism import PRISM
+from seepage.attacks.spearpp import SPEARPlusPlus
+from seepage.data.sources import Dataset, load_dataset
+from seepage.federated.rules import FedSGD
+from seepage.networks.zoo import build_network
+from seepage.types import Attack, Observation, Outcome, PrivateBatch, Reconstruction, ThreatModel
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+def observed(
+    dataset: Dataset, batch_size: int, network: str, knows: ThreatModel | None = None
+) -> tuple[Observation, PrivateBatch]:
+    """What a server sees of one round, and the batch that only the test sees."""
+    built = build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=0)
+    draw = torch.Generator().manual_seed(0)
+    batch = dataset.batch(torch.randperm(len(dataset), generator=draw)[:batch_size])
+    server = knows or ThreatModel()
+    update = FedSGD()(built, batch, draw)
+    return server.view(network=built, update=update, batch=batch, rule=FedSGD(), classes=dataset.classes), batch
+
+
+def run(attack: Attack, observation: Observation) -> Reconstruction:
+    return attack(observation, generator=torch.Generator().manual_seed(0))
+
+
+def assert_whole(result: Reconstruction, batch: PrivateBatch) -> None:
+    assert result.outcome is Outcome.EXACT, result.reason
+    assert result.inputs is not None
+    nearest = torch.cdist(result.inputs.flatten(1), batch.inputs.flatten(1), p=torch.inf).min(dim=1)
+    assert float(nearest.values.max()) <= 1e-3
+    assert sorted(nearest.indices.tolist()) == list(range(len(batch)))
+
+
+def test_six_units_an_example_without_an_image_prior(digits: Dataset) -> None:
+    observation, batch = observed(digits, 32, "mlp:192,100")
+    coupled = PRISM(filters=(), searches=())
+    assert_whole(run(coupled, observation), batch)
+    alone = run(SPEARPlusPlus(budget=Budget(samples=2000)), observation)
+    assert alone.outcome is not Outcome.EXACT
+
+
+def test_a_table_needs_no_neighbours(shared_data: object) -> None:
+    dataset = load_dataset(f"{shared_data}/tabular/adult.test")
+    observation, batch = observed(dataset, 32, "mlp:200,100")
+    assert_whole(run(PRISM(), observation), batch)
+
+
+def test_expected_errors_are_like_those_of_the_client(digits: Dataset) -> None:
+    observation, batch = observed(digits, 20, "mlp:120,60")
+    network = observation.latest.network
+    seen: list[torch.Tensor] = []
+    module = network.get_submodule("1")
+    handle = module.register_forward_hook(lambda _, __, outputs: seen.append(outputs))
+    loss = nn.functional.cross_entropy(network(batch.inputs), batch.labels, reduction="sum")
+    handle.remove()
+    (errors,) = torch.autograd.grad(loss, seen[0])
+    expected = expected_errors(observation, "1", generator=torch.Generator().manual_seed(0))
+    assert expected is not None
+    assert expected.square().mean(dim=1).sqrt() == pytest.approx(torch.ones(len(expected)), abs=1e-4)
+    on = seen[0] > 0
+    likeness = [
+        max(float(nn.functional.cosine_similarity(row[mask], guess[mask], dim=0)) for guess in expected)
+        for row, mask in zip(errors, on, strict=True)
+    ]
+    assert min(likeness) > 0.4
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_known_labels_narrow_the_classes_and_a_layer_that_is_no_module_has_none(digits: Dataset) -> None:
+    observation, batch = observed(digits, 4, "mlp:120,60", knows=ThreatModel(labels=True))
+    expected = expected_errors(observation, "1", generator=torch.Generator().manual_seed(0))
+    assert expected is not None
+    assert len(expected) == len(set(batch.labels.tolist()))
+    assert expected_errors(observation, "nowhere", generator=torch.Generator().manual_seed(0)) is None
