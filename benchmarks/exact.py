@@ -70,8 +70,12 @@ def prism(budget: Budget) -> Attack:
     return PRISM(budget=budget)
 
 
-def prism_alone(budget: Budget) -> Attack:
-    return PRISM(budget=budget, searches=())
+def unmixing(budget: Budget) -> Attack:
+    return PRISM(budget=budget, couplings=(), searches=())
+
+
+def coupling(budget: Budget) -> Attack:
+    return PRISM(budget=budget, filters=(), searches=())
 
 
 def mlp(width: int, hidden: int) -> str:
@@ -109,16 +113,21 @@ def prism_cells() -> Iterator[Cell]:
     yield Cell(attack=prism, batch_size=100, network=mlp(1000, 1), title="one hidden layer")
     for hidden in (2, 4, 6):
         yield Cell(attack=prism, batch_size=100, network=mlp(1000, hidden), seeds=3)
-    for batch_size, width in ((40, 400), (100, 1000)):
-        for attack in (spearpp, prism, prism_alone):
-            yield Cell(attack=attack, batch_size=batch_size, network=mlp(width, 3), title="side by side")
+    for batch_size, width, seeds in ((40, 400, 10), (100, 1000, 10), (210, 2100, 3)):
+        for attack in (spearpp, unmixing, coupling, prism):
+            yield Cell(attack=attack, batch_size=batch_size, network=mlp(width, 3), seeds=seeds, title="side by side")
+    for width in (150, 200, 400):
+        for attack in (spearpp, prism):
+            yield Cell(
+                attack=attack, batch_size=32, network=mlp(width, 3), source="tabular/adult.test", seconds=20.0, seeds=5
+            )
     yield Cell(attack=prism, batch_size=64, network=mlp(400, 3), source="lfw/images", size=64, seeds=3)
     yield Cell(attack=prism, batch_size=64, network=mlp(320, 3), source="imagenet64/imagenet64_500.npz", seeds=3)
     yield Cell(attack=prism, batch_size=64, network=mlp(1000, 3), source="imagenet224/images", seeds=3)
     yield Cell(attack=prism, batch_size=65, network=mlp(1000, 3), normalize="none", seeds=3, title="inputs in [0, 1]")
-    yield Cell(attack=prism, batch_size=210, network=mlp(1050, 3), seconds=300.0, seeds=2, title="stretch")
-    yield Cell(attack=prism, batch_size=300, network=mlp(4000, 3), seconds=300.0, seeds=2, title="stretch")
-    yield Cell(attack=prism, batch_size=512, network=mlp(4000, 3), seconds=600.0, seeds=1, title="stretch")
+    yield Cell(attack=prism, batch_size=210, network=mlp(1050, 3), seconds=300.0, title="stretch")
+    yield Cell(attack=prism, batch_size=300, network=mlp(1500, 3), seconds=600.0, seeds=2, title="stretch")
+    yield Cell(attack=prism, batch_size=512, network=mlp(4000, 3), seconds=1800.0, seeds=1, title="stretch")
 
 
 def exactify_cells() -> Iterator[Cell]:
@@ -324,7 +333,12 @@ def line(cell: Cell, findings: list[Finding]) -> str:
     title = cell.title
     if cell.epochs:
         title = f"{cell.epochs} epochs, train accuracy {trained(cell.network, cell.epochs)[1]:.2f}"
-    names = {"prism_alone": "prism without sphere search", "exactify_ig": "exactify(ig)", "exactify_noise": "exactify"}
+    names = {
+        "unmixing": "unmixing alone",
+        "coupling": "coupling alone",
+        "exactify_ig": "exactify(ig)",
+        "exactify_noise": "exactify",
+    }
     name = names.get(cell.attack.__name__, cell.attack.__name__)
     return (
         f"| {name} | {data} | {cell.batch_size} | {cell.network} | {title} | {len(findings)} | {whole} | "

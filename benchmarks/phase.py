@@ -12,12 +12,12 @@ from statistics import mean
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
-from exact import CIFAR, RESULTS, Cell, load, prism, prism_alone, run_seed, spearpp
+from exact import CIFAR, RESULTS, Cell, coupling, load, prism, run_seed, spearpp, unmixing
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE, PAGE = RESULTS / "phase.csv", RESULTS / "phase.md"
 FIGURE = ROOT / "docs" / "figures" / "prism-phase.svg"
-ATTACKS = {"SPEAR++": spearpp, "PRISM without sphere search": prism_alone, "PRISM": prism}
+ATTACKS = {"SPEAR++": spearpp, "Unmixing alone": unmixing, "Coupling alone": coupling, "PRISM": prism}
 RATIOS = (2, 3, 4, 5, 6, 8, 12, 20)
 SECONDS = {16: 4.0, 32: 5.0, 64: 8.0, 100: 12.0, 160: 25.0, 210: 40.0, 256: 60.0}  # of one thread, for one batch
 
@@ -57,6 +57,7 @@ SOURCES = {
         slower=3.0,
         seeds=1,
     ),
+    "adult": Source(title="a table (Adult)", path="tabular/adult.test", sizes=(16, 32), seeds=5),
 }
 
 
@@ -82,14 +83,16 @@ class Row:
         return self.data, self.attack, self.b, self.m, self.seed
 
 
-def wanted(names: list[str], sizes: list[int], seeds: int) -> Iterator[tuple[str, str, int, int, int]]:
+def wanted(
+    names: list[str], sizes: list[int], attacks: list[str], seeds: int
+) -> Iterator[tuple[str, str, int, int, int]]:
     """Keys of the runs, whole grids first: a seed after the other."""
     for seed in range(seeds):
         for name in names:
             source = SOURCES[name]
             for b in (b for b in source.sizes if b in sizes and seed < source.seeds):
                 for ratio in source.ratios:
-                    for attack in ATTACKS:
+                    for attack in attacks:
                         yield name, attack, b, ratio * b, seed
 
 
@@ -171,7 +174,7 @@ def draw(rows: list[Row], path: Path) -> None:
     figure, panels = plt.subplots(
         len(names),
         len(ATTACKS),
-        figsize=(11, 1.1 + sum(0.45 * len(sizes[name]) + 0.75 for name in names)),
+        figsize=(14, 1.1 + sum(0.45 * len(sizes[name]) + 0.75 for name in names)),
         gridspec_kw={"height_ratios": [len(sizes[name]) for name in names]},
         layout="constrained",
         squeeze=False,
@@ -253,13 +256,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="*", choices=SOURCES, default=list(SOURCES))
     parser.add_argument("--sizes", nargs="*", type=int, choices=SECONDS, default=list(SECONDS))
+    parser.add_argument("--attacks", nargs="*", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--seeds", type=int, default=3, help="from 0 on; a source may have a limit of its own")
     parser.add_argument("--patience", type=float, default=1.0, help="times the seconds, where a machine is busier")
     parser.add_argument("--draw", type=Path, nargs="*", default=[FIGURE], help="figures to write, .svg or .png")
     options = parser.parse_args()
     torch.set_num_threads(1)
     known = {row.key for row in read()}
-    for key in wanted(options.data, options.sizes, options.seeds):
+    for key in wanted(options.data, options.sizes, options.attacks, options.seeds):
         if key not in known:
             append(row := measure(key, options.patience))
             print(*astuple(row), flush=True)

@@ -139,8 +139,8 @@ class PRISM:
         kinds = [coupled, unmixing, sphere] if many else [unmixing, coupled, sphere]
         if units >= _EASY * examples:
             kinds.insert(0, kinds.pop())
-        first, *others = [arm for arm in chain(*zip_longest(*kinds)) if arm is not None]
-        return [first, *small_batch_arms(mixture), *others, Completion()]
+        arms = [arm for arm in chain(*zip_longest(*kinds)) if arm is not None]
+        return [*arms[:1], *small_batch_arms(mixture), *arms[1:], Completion()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
