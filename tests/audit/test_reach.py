@@ -51,9 +51,9 @@ def test_between_and_beyond_nothing_is_claimed() -> None:
 
 
 def test_what_an_attack_needs_is_said_instead_of_a_figure() -> None:
-    assert PRISM.misfit(input_shape=(64,), layers=3) == "needs images or signals"
-    assert SPEARPP.misfit(input_shape=(3, 8, 8), layers=2) == "needs 2 hidden layers"
-    assert SPEARPP.misfit(input_shape=(64,), layers=3) == ""
+    assert SPEARPP.misfit(layers=2) == "needs 2 hidden layers"
+    assert SPEARPP.misfit(layers=3) == ""
+    assert PRISM.misfit(layers=2) == ""
 
 
 def test_inspect_says_how_far_each_attack_reaches_and_what_the_rule_takes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,6 @@ class Reach:
         about: from units to the batch size that theory or experience gives.
         because: where ``about`` comes from.
         points: measurements.
-        images: whether the inputs have to be images or signals.
         least_layers: affine layers that the network should have.
     """
 
@@ -63,13 +62,10 @@ class Reach:
     about: Callable[[int], int]
     because: str
     points: tuple[Measured, ...]
-    images: bool = False
     least_layers: int = 2
 
-    def misfit(self, *, input_shape: tuple[int, ...], layers: int) -> str:
+    def misfit(self, *, layers: int) -> str:
         """Why the figures do not hold for a network; empty if they do."""
-        if self.images and len(input_shape) < 2:
-            return "needs images or signals"
         return f"needs {self.least_layers - 1} hidden layers" if layers < self.least_layers else ""
 
     def measured_up_to(self, units: int) -> int:
@@ -136,6 +132,5 @@ REACHES: tuple[Reach, ...] = (
             (200, 40, 10, 10, 0.2), (500, 100, 10, 10, 2.0), (1000, 160, 10, 10, 11.2), (1050, 210, 2, 2, 108.9),
             (2100, 210, 10, 10, 13.3), (4000, 300, 2, 2, 59.6), (4000, 512, 0, 1, 705.4),
         ),
-        images=True,
     ),
 )  # fmt: skip

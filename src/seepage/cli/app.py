@@ -173,7 +173,7 @@ def inspect(
     found = inspect_network(built, input_shape=shape, classes=classes)
     print_layers(found)
     print_theory(found, batch_size)
-    print_reach(found, batch_size=batch_size, input_shape=shape)
+    print_reach(found, batch_size=batch_size)
     print_rule(told)
 
 

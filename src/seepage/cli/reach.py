@@ -16,28 +16,29 @@ _TRACES = {
 }
 
 
-def print_reach(found: Preflight, *, batch_size: int, input_shape: tuple[int, ...]) -> None:
+def print_reach(found: Preflight, *, batch_size: int) -> None:
     """A line an attack, at the first layer that fits."""
     layer = found.attackable
     if layer is None:
         return
-    inputs = input_shape if layer.reads_input else (layer.inputs,)
     layers, units = len(found.reading.layers), layer.outputs
     table = Table(title=f"exact attacks at layer {layer.name}, {units} units, under fedsgd", title_justify="left")
     for heading in ("--attack", "measured up to b", "about up to b", f"at b = {batch_size}", "expected cost"):
         table.add_column(heading, overflow="fold")
     for reach in REACHES:
-        table.add_row(*_row(reach, inputs=inputs, layers=layers, units=units, batch_size=batch_size))
+        table.add_row(*_row(reach, layers=layers, units=units, batch_size=batch_size))
     out.print(table)
     for reach in REACHES:
         out.print(
             f"  {reach.attack}: about = {reach.because}; measured in {reach.source}", markup=False, soft_wrap=True
         )
-    out.print("  Measured on CIFAR-10; seconds on 4 shared cores. What was not measured may still leak.", markup=False)
+    out.print(
+        "  Measured on images (CIFAR-10); seconds on shared cores. What was not measured may still leak.", markup=False
+    )
 
 
-def _row(reach: Reach, *, inputs: tuple[int, ...], layers: int, units: int, batch_size: int) -> tuple[str, ...]:
-    misfit = reach.misfit(input_shape=inputs, layers=layers)
+def _row(reach: Reach, *, layers: int, units: int, batch_size: int) -> tuple[str, ...]:
+    misfit = reach.misfit(layers=layers)
     if misfit:
         return (reach.attack, "–", "–", misfit, "–")
     at = reach.expect(units, batch_size)

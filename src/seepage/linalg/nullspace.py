@@ -101,11 +101,12 @@ def pinned(L: Tensor, zeros: Tensor, *, rank_tol: float, most_leverage: float = 
         return torch.ones(len(zeros), dtype=torch.bool, device=L.device)
     answers = [torch.zeros(0, dtype=torch.bool, device=L.device)]
     for part in torch.split(zeros, max(1, _ENTRIES_AT_ONCE // L.numel())):
-        gram = (L.T * part[:, None, :]) @ L  # [step, b, b]
-        squares, vectors = torch.linalg.eigh(gram)  # ascending
+        most = max(int(part.sum(dim=1).max()), 1)
+        chosen = part.to(torch.int8).topk(most, dim=1)  # zero rows first; of fewer than most, others follow
+        rows = L[chosen.indices] * chosen.values[:, :, None]  # [step, most, b]
+        squares, vectors = torch.linalg.eigh(rows.transpose(1, 2) @ rows)  # ascending
         determined = squares[:, 1] > rank_tol**2 * squares[:, -1]
         scaled = vectors[:, :, 1:] * squares[:, None, 1:].clamp_min(1e-300).rsqrt()
-        leverage = (L @ scaled).square().sum(dim=2)  # [step, m]
-        most = leverage.masked_fill(~part, 0.0).max(dim=1).values
-        answers.append(determined & (most <= most_leverage))
+        leverage = (rows @ scaled).square().sum(dim=2)  # [step, most]
+        answers.append(determined & (leverage.amax(dim=1) <= most_leverage))
     return torch.cat(answers)
