@@ -98,7 +98,7 @@ class Finding(BaseModel):
 
     @property
     def recognisable_examples(self) -> int:
-        """How many examples of pictures came out exactly or near enough to be recognised; the exact ones of others."""
+        """How many examples came out exactly or near enough to be recognised."""
         shown = self.scores.get("recognisable")
         seen = sum(value is True for value in shown) if isinstance(shown, list) else 0
         return max(seen, self.exact_examples)

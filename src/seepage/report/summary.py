@@ -30,7 +30,7 @@ class Counts:
         settled: batches of which every example is exact and certified.
         examples: in the batches that were attacked.
         exact: examples equal to the original, by the truth.
-        recognisable: examples that came out exactly or, of pictures, near enough to be recognised.
+        recognisable: examples that came out exactly or near enough to be recognised.
         certified: examples with a certificate, which needs no truth.
         wrong: certified examples that are not exact by the truth; anything but 0 is a fault of seepage.
         could_not_run: findings whose attack met an obstacle.
@@ -194,8 +194,8 @@ def _leaked(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str]:
 def _recognised(counts: Counts) -> tuple[str, str]:
     return (
         f"{counts.recognisable} of {counts.examples} private examples came out recognisably from what the client sent, "
-        "none of them exactly: at 20 dB or more, and far nearer than a flat picture of the right colour.",
-        "None carries a certificate: the server sees pictures, but cannot prove by itself that they are true.",
+        "none of them exactly: far nearer to their originals than a guess would come.",
+        "None carries a certificate: the server has likenesses, but cannot prove by itself that they are true.",
     )
 
 
