@@ -232,11 +232,15 @@ def _carry_out(plan: Audit, out: Path, *, redact: bool, threshold: float, budget
     folder = RunFolder.open(out, described)
     if folder.done:
         err.print(f"Taking up the run in {out}: {len(folder.done)} of {plan.batches} batches are there.", markup=False)
-    with Watch(plan.batches) as watch:
-        for audited in with_control(plan, done=folder.done, progress=watch.progress):
-            watch.advance(finding_line(folder.add(audited)))
-            if watch.interrupted:
-                break
+    try:
+        with Watch(plan.batches) as watch:
+            for audited in with_control(plan, done=folder.done, progress=watch.progress):
+                watch.advance(finding_line(folder.add(audited)))
+                if watch.interrupted:
+                    break
+    except InputError:
+        folder.withdraw()
+        raise
     if not watch.interrupted:
         folder.close()
     if not folder.findings:

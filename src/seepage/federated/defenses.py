@@ -268,7 +268,9 @@ class Drop:
         gone = {name for name in update if fnmatch.fnmatchcase(name, self.tensors)}
         gone |= {name for name in update if name.startswith(f"{self.tensors}.")}
         if not gone:
-            raise InputError(f"drop: `tensors` should name some of {', '.join(update)}; found {self.tensors!r}.")
+            raise InputError(
+                f"`--defense` drop: `tensors` should name some of {', '.join(update)}; found {self.tensors!r}."
+            )
         return GradientUpdate({name: value for name, value in update.items() if name not in gone})
 
 
