@@ -39,7 +39,7 @@ class Counts:
         approximate: findings whose attack ran and found something that is not certified whole.
         interrupted: findings whose attack was stopped by the user.
         labels: what attacks on labels alone came to; examples above are those of other attacks.
-        inconclusive: findings whose attack ended with nothing exact and no passed control beside it.
+        inconclusive: findings whose attack ended with nothing given away and no passed control beside it.
     """
 
     batches: int
@@ -207,7 +207,7 @@ def _nothing_found(counts: Counts) -> tuple[str, str]:
         return (
             f"None of {counts.examples} private examples was reconstructed exactly; the attack came to approximations, "
             "none of them near enough to be counted as recognisable: judge them below.",
-            f"This attack found nothing exact, which is not proof that nothing leaks: {second}",
+            f"This attack found nothing exact or recognisable, which is not proof that nothing leaks: {second}",
         )
     return (
         f"The attack ran on {_plural(counts.batches, 'batch', 'batches')} and reconstructed none of "
@@ -225,7 +225,7 @@ def _inconclusive(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str
         else "was not tried on a case where it must succeed"
     )
     return (
-        f"Inconclusive: {number} found nothing exact and {why}.",
+        f"Inconclusive: {number} found nothing exact or recognisable and {why}.",
         "Such silence says nothing about what the update gives away; the fault may lie with the attack or its budget.",
     )
 
@@ -246,7 +246,7 @@ def _not_audited(counts: Counts) -> tuple[str, str]:
         )
     return (
         f"This run was audited only in part: {of}.",
-        "Where the attack came to an end it found nothing exact, which is not proof that nothing leaks.",
+        "Where the attack came to an end it gave nothing away, which is not proof that nothing leaks.",
     )
 
 
