@@ -8,10 +8,10 @@ from typing import Any
 
 from seepage.audit.findings import Finding
 from seepage.report.artifacts import Pictures, read_pictures
+from seepage.report.counts import certified_at, score_at
 from seepage.report.figures import picture_uri
 from seepage.report.labelrows import LabelRow, label_rows, label_status
 from seepage.report.record import in_words
-from seepage.report.summary import certified_at, score_at
 
 __all__ = ["MOST_SHOWN", "Cell", "Example", "Section", "sections"]
 
