@@ -141,6 +141,9 @@ def _control(finding: Finding, *, redact: bool) -> str:
         return "No positive control was run beside it: this silence is inconclusive."
     where = f"on a batch of {case.batch_size} of the same network, sent as a plain gradient without defenses"
     did = f"the same attack {where}, recovered {case.recovered} of {case.batch_size} examples ({case.exact} exactly)."
+    if case.passed and finding.overlooked:
+        rows = "which it overlooked, and so this silence is inconclusive"
+        return f"Positive control passed: {did} But the update holds {finding.overlooked} examples as rows, {rows}."
     if case.passed:
         return f"Positive control passed: {did}"
     if case.interrupted:

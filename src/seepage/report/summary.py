@@ -118,11 +118,13 @@ def _nothing_found(counts: Counts) -> tuple[str, str]:
 def _inconclusive(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str]:
     number = _plural(counts.inconclusive, "attack", "attacks")
     control = any(finding.control is not None for finding in findings if not finding.conclusive)
-    why = (
-        "failed its positive control as well: it did not recover a small undefended batch of the same network"
-        if control
-        else "was not tried on a case where it must succeed"
-    )
+    overlooked = sum(finding.overlooked for finding in findings if finding.silent)
+    if any(finding.control is not None and finding.control.passed for finding in findings if not finding.conclusive):
+        why = f"overlooked {_plural(overlooked, 'example', 'examples')} that the update holds as a row of its own"
+    elif control:
+        why = "failed its positive control as well: it did not recover a small undefended batch of the same network"
+    else:
+        why = "was not tried on a case where it must succeed"
     return (
         f"Inconclusive: {number} found nothing exact or recognisable and {why}.",
         "Such silence says nothing about what the update gives away; the fault may lie with the attack or its budget.",
