@@ -281,3 +281,11 @@ def test_inspect_says_what_the_last_layer_tells_of_labels(capsys: pytest.Capture
     assert "within" in capsys.readouterr().out
     assert seepage("inspect", *shape, "--classes", "10", "--batch-size", "40") == 0
     assert "--knows batch-size" in capsys.readouterr().out
+
+
+def test_a_wrong_option_leaves_no_folder_that_the_right_one_trips_over(tmp_path: Path) -> None:
+    plan = ("audit", "--data", "digits", "--network", "mlp:60", "--batch-size", "2", "--out", str(tmp_path / "run"))
+    assert seepage(*plan, "--defense", "drop:nothing-of-this-name") == 2
+    assert not (tmp_path / "run").exists()
+    assert seepage(*plan) == 1
+    assert seepage(*plan, "--batches", "2") == 2  # this one holds a finding: nothing is lost

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from seepage.audit.reconstructions import write_reconstruction
 from seepage.cli import main
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
@@ -16,7 +17,7 @@ from seepage.federated.storage import Capture, CaptureHeader, Sign, UpdateKind, 
 from seepage.federated.truth import write_truth
 from seepage.networks.weights import save_weights
 from seepage.networks.zoo import build_network
-from seepage.types import Attack, PrivateBatch
+from seepage.types import Attack, Outcome, PrivateBatch, Reconstruction
 
 SPEC = "mlp:100"
 
@@ -70,6 +71,27 @@ def test_two_commands_from_a_bundle_to_an_exact_batch(tmp_path: Path, capsys: py
     assert "4 of 4 examples exact, 4 certified" in capsys.readouterr().out
     assert json.loads((tmp_path / "s").read_text())["scores"]["exact"] == [True] * 4
     assert seepage("score", str(written), "--truth", str(tmp_path / "t"), "--threshold", "1") == 0
+
+
+def test_a_near_reconstruction_of_a_picture_is_a_leak_when_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, batch = client()
+    near = batch.inputs + 0.03 * torch.randn(batch.inputs.shape, generator=torch.Generator().manual_seed(0))
+    unsure = torch.zeros(4, dtype=torch.bool)
+    found = Reconstruction(outcome=Outcome.APPROXIMATE, inputs=near, certified=unsure, reason="Near.")
+    write_reconstruction(tmp_path / "r", found)
+    write_truth(tmp_path / "t", batch)
+    assert seepage("score", str(tmp_path / "r"), "--truth", str(tmp_path / "t")) == 1
+    assert "0 of 4 examples exact, 4 recognisable, 0 certified" in capsys.readouterr().out
+
+
+def test_an_update_of_zeros_was_not_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network, _ = client()
+    save_weights(network, tmp_path / "before")
+    both = ("--before", str(tmp_path / "before"), "--after", str(tmp_path / "before"))
+    assert attack(tmp_path, *both, "--lr", "0.1", "--input-shape", "1x8x8", "--classes", "10") == 3
+    assert "the same weights saved twice" in capsys.readouterr().out
 
 
 def test_another_truth_is_not_matched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -201,3 +201,15 @@ def test_exit_codes_tell_a_leak_from_silence_and_silence_from_no_audit(found: li
     assert verdict([doubtful, leak], batches=2, threshold=0.0) is Verdict.LEAKED
     assert verdict([changed(leak, error="x", **blank), leak], batches=2, threshold=0.0) is Verdict.LEAKED
     assert verdict([], batches=1, threshold=0.0) is Verdict.NOT_AUDITED
+
+
+def test_silence_about_a_row_of_its_own_is_inconclusive(found: list[Finding]) -> None:
+    passed = ControlCase(batch_size=1, rule="fedsgd", outcome="exact", exact=1, recovered=1, passed=True, seconds=0.1)
+    size = found[0].batch_size
+    silent = changed(found[0], outcome="failed", certified=[], scores={"units_alone": [0] * size}, control=passed)
+    assert verdict([silent], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
+    overlooked = changed(silent, scores={"units_alone": [2] + [0] * (size - 1)})
+    assert overlooked.overlooked == 1
+    assert verdict([overlooked], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+    for hidden in ({"rule": "fedavg:epochs=2"}, {"defenses": ["noise:sigma=1"]}):
+        assert verdict([changed(overlooked, **hidden)], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED

@@ -1,6 +1,6 @@
 """Silence counts only beside the same attack succeeding where it must: a planted failing attack is inconclusive."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -16,7 +16,7 @@ from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
 from seepage.report.summary import Verdict as Said
 from seepage.report.summary import summarize
-from seepage.types import Attack, GradientUpdate, Observation
+from seepage.types import Attack, GradientUpdate, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 Plant = Callable[..., Attack]
 
@@ -128,3 +128,36 @@ def test_an_attack_that_cannot_run_on_a_plain_gradient_fails_its_control(plant: 
     (audited,) = with_control(plan)
     assert audited.finding.control is not None
     assert "could not run" in audited.finding.control.reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grey:
+    """An attack that looks at nothing and hands back flat pictures."""
+
+    name: str = "grey"
+
+    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:  # noqa: ARG002
+        return []
+
+    def __call__(
+        self,
+        observation: Observation,
+        *,
+        generator: torch.Generator,  # noqa: ARG002
+        progress: Progress = go_on,  # noqa: ARG002
+    ) -> Reconstruction:
+        flat, unsure = torch.full((8, *observation.input_shape), 0.5), torch.zeros(8, dtype=torch.bool)
+        return Reconstruction(outcome=Outcome.APPROXIMATE, inputs=flat, certified=unsure, reason="A guess.")
+
+
+def test_a_flat_guess_at_flat_pictures_passes_no_control() -> None:
+    """20 dB from a picture without contrast is what any guess of its colour reaches."""
+    dataset = load_dataset("digits", normalize="none")
+    pale = replace(dataset, inputs=0.5 + 0.05 * (dataset.inputs - 0.5))
+    findings = [audited.finding for audited in with_control(replace(audit(Grey(), batch_size=8), dataset=pale))]
+    decibels = findings[0].scores["psnr"]
+    assert isinstance(decibels, list)
+    assert min(value for value in decibels if value is not None) > 20
+    assert findings[0].control is not None
+    assert not findings[0].control.passed
+    assert verdict(findings, batches=1, threshold=0.0) is Verdict.INCONCLUSIVE

@@ -89,3 +89,35 @@ def test_what_is_made_in_python_is_taken_as_it_is() -> None:
     assert found.finding.rule == "fedsgd"
     assert found.finding.defenses == [Clip(norm=1.0).name]
     assert found.finding.threat_model == ThreatModel(labels=True).name
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ((torch.rand(2, 30),), "found Tensor"),
+        ((torch.rand(2, 30).numpy(), torch.tensor([0, 1]).numpy()), "found ndarray, ndarray"),
+        ((torch.rand(2, 60), torch.tensor([0, 1])), r"like \[1, 60\], torch.float32; found: mat1 and mat2"),
+        ((torch.rand(2, 30).double(), torch.tensor([0, 1])), "torch.float64; found: mat1 and mat2"),
+    ],
+)
+def test_what_is_no_batch_of_this_network_is_named(given: tuple[torch.Tensor, torch.Tensor], found: str) -> None:
+    with pytest.raises(InputError, match=found):
+        audit_batch(network(), given)
+
+
+def test_a_network_with_batch_norm_in_training_mode_is_audited() -> None:
+    normed = nn.Sequential(nn.Linear(30, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 5))
+    found = audit_batch(normed, batch(4), attack="labels", threat_model=ThreatModel(batch_size=True), seconds=2.0)
+    assert found.finding.error is None
+    assert normed.training
+
+
+def test_pictures_and_numbers_that_come_out_nearly_are_exposed() -> None:
+    """Noise keeps them from being exact; at 50 dB and more they are given away all the same."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(192, 100), nn.ReLU(), nn.Linear(100, 5))
+    inputs, labels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1])
+    found = audit_batch(wide, (inputs, labels), defenses=["noise:0.001,relative=true"], seconds=5.0)
+    assert found.finding.exact_examples == 0
+    assert found.exposed == [0, 1]
+    assert found.verdict is Verdict.LEAKED

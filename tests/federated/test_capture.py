@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -194,3 +195,9 @@ def test_without_the_state_sent_out_nothing_is_judged() -> None:
     decision = decide(gate(), Capture(header=header, update=update))
     assert decision.release is False
     assert "state that was sent out" in decision.reason
+
+
+@pytest.mark.parametrize("wrong", [{"salt": b"secret"}, {"client": 3}, {"classes": 0}])
+def test_what_is_known_of_a_client_is_checked_before_its_round(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Known(**{"client": "site", **wrong})

@@ -2,10 +2,12 @@
 
 import copy
 
+import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from seepage.data.sources import load_dataset
+from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
 from seepage.types import PrivateBatch
@@ -32,3 +34,10 @@ def test_the_callers_network_stays_as_it_was() -> None:
     assert set(update) == {name for name, _ in network.named_parameters()}
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_network_that_nobody_trains_is_refused() -> None:
+    network = build_network("mlp:8", input_shape=(1, 2, 2), classes=3, seed=0).requires_grad_(False)
+    batch = PrivateBatch(inputs=torch.rand(2, 1, 2, 2), labels=torch.tensor([0, 1]))
+    with pytest.raises(InputError, match="a parameter that is trained; found none"):
+        FedSGD()(network, batch, torch.Generator())

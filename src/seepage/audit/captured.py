@@ -25,6 +25,8 @@ from seepage.types import (
 
 __all__ = ["Attacked", "CapturedAudit"]
 
+_NOTHING_SENT = "The update should hold something; found zeros: nothing was trained, or the same weights saved twice."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attacked:
@@ -144,6 +146,8 @@ class CapturedAudit:
         )
         started = time.monotonic()
         obstacles = tuple(str(obstacle) for obstacle in self.attack.obstacles(observation))
+        if not any(bool(tensor.any()) for tensor in observation.latest.update.values()):
+            obstacles = (_NOTHING_SENT,)  # more likely the same state saved twice than a client that learnt nothing
         found, error = None, None
         if not obstacles:
             try:

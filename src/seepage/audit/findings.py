@@ -98,7 +98,7 @@ class Finding(BaseModel):
 
     @property
     def recognisable_examples(self) -> int:
-        """How many examples of pictures came out exactly or near enough to be recognised; the exact ones of others."""
+        """How many examples came out exactly or near enough to be recognised."""
         shown = self.scores.get("recognisable")
         seen = sum(value is True for value in shown) if isinstance(shown, list) else 0
         return max(seen, self.exact_examples)
@@ -131,9 +131,21 @@ class Finding(BaseModel):
         return self.ended and self.given_away == 0
 
     @property
+    def overlooked(self) -> int:
+        """Examples not given away that a plain gradient holds as rows of their own, at units that they alone switch on.
+
+        No search is needed for them, so that an attack's silence says nothing. Known where inputs were reconstructed.
+        """
+        alone = self.scores.get("units_alone")
+        if not isinstance(alone, list) or self.rule != "fedsgd" or self.defenses:
+            return 0
+        return sum(bool(units) and not given for units, given in zip(alone, self.given(), strict=True))
+
+    @property
     def conclusive(self) -> bool:
-        """Whether the attack found an example, or its silence stands beside a control that it passed."""
-        return self.ended and (not self.silent or (self.control is not None and self.control.passed))
+        """Whether the attack found an example, or its silence stands beside a control passed and overlooks nothing."""
+        passed = self.control is not None and self.control.passed
+        return self.ended and (not self.silent or (passed and not self.overlooked))
 
     @property
     def complete(self) -> bool:

@@ -84,6 +84,15 @@ class RunFolder:
         """Say that the run is complete."""
         self._write_record(complete=True)
 
+    def withdraw(self) -> None:
+        """Leave no trace of a run that was refused before its first finding; one that has findings stays."""
+        if self.findings:
+            return
+        (self.path / "run.json").unlink(missing_ok=True)
+        for empty in (self.path / "artifacts", self.path):
+            if not any(empty.iterdir()):
+                empty.rmdir()
+
     def _take_up(self) -> None:
         try:
             before = json.loads((self.path / "run.json").read_text(encoding="utf8"))

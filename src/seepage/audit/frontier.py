@@ -125,7 +125,9 @@ def recovered_share(findings: Sequence[Finding], axis: Axis, *, seed: int, place
     """The share of examples of all batches that were recovered, or why it cannot be told."""
     examples = sum(finding.batch_size for finding in findings)
     why = [
-        " ".join(one.obstacles) or one.error or "interrupted" if not one.ended else "inconclusive: its control failed"
+        " ".join(one.obstacles) or one.error or "interrupted"
+        if not one.ended
+        else "inconclusive: its control failed, or it overlooked rows of the update"
         for one in findings
         if not one.conclusive
     ]

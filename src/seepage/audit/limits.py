@@ -138,7 +138,8 @@ def _check(finding: Finding, line: int, limits: Limits) -> Check:
         message = f"The batch could not be audited: {why}"
         return Check(finding=finding, line=line, ending=Ending.NOT_AUDITED, rule="not_audited", message=message)
     if finding.ended and not finding.conclusive and not limits.allow_inconclusive:
-        message = "The attack found nothing and has no passed positive control beside it: its silence says nothing."
+        why = "overlooked what the update holds as rows" if finding.overlooked else "has no passed positive control"
+        message = f"The attack found nothing and {why}: its silence says nothing."
         return Check(finding=finding, line=line, ending=Ending.INCONCLUSIVE, rule="inconclusive", message=message)
     return Check(finding=finding, line=line, ending=Ending.PASSED)
 

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from seepage.audit.activity import units_alone
 from seepage.audit.findings import Score
 from seepage.audit.labelscoring import certified_examples, label_numbers
+from seepage.audit.recognition import recognisable_numbers, recognisable_pictures, recognisable_rows
 from seepage.data.sources import Dataset, InputKind
-from seepage.data.tabular import TableEncoding
 from seepage.metrics import exact_images, exact_numbers, match, psnr, recognisable_images, ssim
 from seepage.types import PrivateBatch, Reconstruction
 
 __all__ = ["PSNR_CAP", "Scored", "score"]
 
 PSNR_CAP = 300.0  # dB written for a reconstruction equal to the last bit, whose PSNR is infinite
+_OTHERS = 1000  # pictures that a reconstruction is held against, to see whether it shows its original and no other
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,28 +70,47 @@ def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset,
     if alone is not None:
         scored.scores["units_alone"] = list[Score](alone)
     if inner or dataset.kind is InputKind.OTHER:
-        spread = float(originals.max() - originals.min()) or 1.0
-        exact = exact_numbers(ordered, originals, data_range=spread)
-        scored.scores["psnr"] = _decibels(psnr(ordered, originals, data_range=spread), matched)
+        exact, near = _score_numbers(scored, ordered, originals, matched)
     elif dataset.kind is InputKind.IMAGE:
-        exact = exact_images(ordered, originals)
-        scored.scores["psnr"] = _decibels(psnr(ordered, originals), matched)
-        scored.scores["recognisable"] = [
-            bool(value) for value in ((exact | recognisable_images(ordered, originals)) & matched).tolist()
-        ]
-        likeness = ssim(ordered, originals)
-        if likeness is not None:
-            scored.scores["ssim"] = _where(likeness, matched)
-        scored.pictures = {
-            "originals": originals.float().contiguous(),
-            "reconstructions": ordered.float().contiguous(),
-            "matched": matched.to(torch.uint8),
-        }
+        exact, near = _score_pictures(scored, dataset, ordered, originals, matched)
     else:
         scored.scores["psnr"] = _decibels(psnr(ordered, originals), matched)
-        exact = _score_table(scored, dataset.table, ordered, originals, matched)
+        exact, near = _score_table(scored, dataset, ordered, originals, matched)
+    scored.scores["recognisable"] = [bool(value) for value in ((exact | near) & matched).tolist()]
     scored.scores["exact"] = [bool(value) for value in (exact & matched).tolist()]
     return scored
+
+
+def _score_numbers(scored: Scored, ordered: Tensor, originals: Tensor, matched: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs of an inner layer, or of an unknown kind and scale: which are exact, and which are near."""
+    spread = float(originals.max() - originals.min()) or 1.0
+    scored.scores["psnr"] = _decibels(psnr(ordered, originals, data_range=spread), matched)
+    near = recognisable_numbers(ordered, originals, data_range=spread)
+    if originals.ndim == 4 and originals.shape[1] in (1, 3):
+        near |= recognisable_images(ordered / spread, originals / spread)
+    return exact_numbers(ordered, originals, data_range=spread), near
+
+
+def _score_pictures(
+    scored: Scored, dataset: Dataset, ordered: Tensor, originals: Tensor, matched: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Raw images: which are exact, and which are recognisable."""
+    scored.scores["psnr"] = _decibels(psnr(ordered, originals), matched)
+    likeness = ssim(ordered, originals)
+    if likeness is not None:
+        scored.scores["ssim"] = _where(likeness, matched)
+    scored.pictures = {
+        "originals": originals.float().contiguous(),
+        "reconstructions": ordered.float().contiguous(),
+        "matched": matched.to(torch.uint8),
+    }
+    near = recognisable_pictures(ordered, originals, others=_sample(dataset.inputs))
+    return exact_images(ordered, originals), near
+
+
+def _sample(inputs: Tensor) -> Tensor:
+    """``[n, *shape]``: up to 1,000 examples, evenly spaced, so that every class of a sorted data set is among them."""
+    return inputs[torch.linspace(0, len(inputs) - 1, min(_OTHERS, len(inputs)), dtype=torch.float64).round().long()]
 
 
 def _score_labels(reconstruction: Reconstruction, batch: PrivateBatch, classes: int) -> Scored:
@@ -107,9 +127,10 @@ def _score_labels(reconstruction: Reconstruction, batch: PrivateBatch, classes: 
 
 
 def _score_table(
-    scored: Scored, table: TableEncoding | None, ordered: Tensor, originals: Tensor, matched: Tensor
-) -> Tensor:
-    """Cells as text, and errors by column in the table's own units; returns which rows are right in every cell."""
+    scored: Scored, dataset: Dataset, ordered: Tensor, originals: Tensor, matched: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cells as text, and errors by column in the table's own units: which rows are right in every cell, and nearly."""
+    table = dataset.table
     if table is None:
         raise ValueError("`table` should be the encoding of a table; found None.")
     truth, found = table.decode(originals), table.decode(ordered)
@@ -128,7 +149,7 @@ def _score_table(
                 None if cell is None or want is None else abs(float(cell) - float(want))
                 for cell, want in zip(cells, wanted, strict=True)
             ]
-    return right
+    return right, recognisable_rows(table, found, truth, _sample(dataset.inputs))
 
 
 def _inputs_of(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:

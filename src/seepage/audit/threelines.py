@@ -1,5 +1,6 @@
-"""``seepage.audit(network, inputs, labels)``: one batch in, findings out that show themselves in a notebook."""
+"""``seepage.audit(network, (inputs, labels))``: one batch in, findings out that show themselves in a notebook."""
 
+import copy
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from seepage.audit.record import Verdict, verdict
 from seepage.audit.run import Audit
 from seepage.data.normalization import make_normalization
 from seepage.data.sources import Dataset, InputKind, draw_batch
+from seepage.errors import InputError
 from seepage.types import Attack, Defense, PrivateBatch, ThreatModel, UpdateRule
 
 __all__ = ["Findings", "audit_batch"]
@@ -89,11 +91,10 @@ def audit_batch(
     Raises:
         InputError: a name is not known, or network and batch do not fit.
     """
-    private = batch if isinstance(batch, PrivateBatch) else PrivateBatch(inputs=batch[0], labels=batch[1])
+    private = batch if isinstance(batch, PrivateBatch) else _batch_of(batch)
     inputs = private.inputs.detach().cpu().float()
     if classes is None:
-        with torch.no_grad():
-            classes = int(network(private.inputs[:1]).shape[-1])
+        classes = _outputs(network, private.inputs)
     dataset = Dataset(
         name="a batch",
         kind=InputKind.OTHER,
@@ -120,3 +121,25 @@ def audit_batch(
     (audited,) = with_control(audit)
     _, order = draw_batch(dataset, batch_size=len(private), generator=audit._chance(0, "data"))
     return Findings(finding=audited.finding, order=tuple(order.tolist()))
+
+
+def _batch_of(batch: tuple[Tensor, Tensor]) -> PrivateBatch:
+    """The two tensors, or a word about what was handed in instead: NumPy arrays, three things, one."""
+    parts = list(batch) if isinstance(batch, tuple | list) else [batch]
+    if len(parts) != 2 or not all(isinstance(part, Tensor) for part in parts):
+        found = ", ".join(type(part).__name__ for part in parts)
+        raise InputError(f"`batch` should be inputs and labels, two tensors in a tuple; found {found}.")
+    return PrivateBatch(inputs=parts[0], labels=parts[1])
+
+
+def _outputs(network: nn.Module, inputs: Tensor) -> int:
+    """How many classes the network tells apart; in evaluation mode, since one example has no batch statistics."""
+    probe = copy.deepcopy(network).eval()
+    try:
+        with torch.no_grad():
+            return int(probe(inputs[:1]).shape[-1])
+    except (RuntimeError, ValueError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(
+            f"The network should take `inputs` like {list(inputs[:1].shape)}, {inputs.dtype}; found: {first}."
+        ) from error

@@ -1,6 +1,5 @@
 """The commands: arguments in, exit code out."""
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +10,12 @@ import typer
 import seepage
 from seepage.attacks.disaggregation import Budget
 from seepage.audit.catalogue import ATTACKS, build_attack, build_defense, build_rule
-from seepage.audit.control import with_control
 from seepage.audit.findings import findings_schema
-from seepage.audit.folder import RunFolder
 from seepage.audit.preflight import inspect_network
-from seepage.audit.record import Verdict, record, verdict
+from seepage.audit.record import Verdict
 from seepage.audit.run import Audit
 from seepage.cli import captured
+from seepage.cli.carry import carry_out
 from seepage.cli.frontier import frontier
 from seepage.cli.gate import diff, gate
 from seepage.cli.options import (
@@ -42,7 +40,7 @@ from seepage.cli.options import (
     set_threads,
 )
 from seepage.cli.reach import print_reach, print_rule
-from seepage.cli.show import Watch, err, finding_line, print_layers, print_theory
+from seepage.cli.show import err, print_layers, print_theory
 from seepage.cli.show import out as console
 from seepage.cli.sweep import sweep
 from seepage.cli.train import train
@@ -125,7 +123,7 @@ def audit(
         dtype=getattr(torch, dtype.value),
         device=place,
     )
-    raise typer.Exit(_carry_out(plan, out, redact=redact, threshold=threshold, budget=budget, weights=weights))
+    raise typer.Exit(carry_out(plan, out, redact=redact, threshold=threshold, budget=budget, weights=weights))
 
 
 @app.command()
@@ -151,7 +149,7 @@ def demo(
         batches=2,
         seed=seed,
     )
-    code = _carry_out(plan, out, redact=False, threshold=0.0, budget="25s", weights=None)
+    code = carry_out(plan, out, redact=False, threshold=0.0, budget="25s", weights=None)
     raise typer.Exit(Verdict.NOTHING_LEAKED if code is Verdict.LEAKED else code)
 
 
@@ -223,25 +221,3 @@ def main(arguments: list[str] | None = None) -> None:
             "seepage: this is a fault of seepage, not a finding: nothing was learned of the data.", soft_wrap=True
         )
         sys.exit(Verdict.NOT_AUDITED)
-
-
-def _carry_out(plan: Audit, out: Path, *, redact: bool, threshold: float, budget: str, weights: Path | None) -> Verdict:
-    """Run the plan into its folder, write the report whatever happened, and say how it ended."""
-    command = shlex.join(["seepage", *sys.argv[1:]])
-    described = record(plan, command=command, budget=budget, weights=None if weights is None else str(weights))
-    folder = RunFolder.open(out, described)
-    if folder.done:
-        err.print(f"Taking up the run in {out}: {len(folder.done)} of {plan.batches} batches are there.", markup=False)
-    with Watch(plan.batches) as watch:
-        for audited in with_control(plan, done=folder.done, progress=watch.progress):
-            watch.advance(finding_line(folder.add(audited)))
-            if watch.interrupted:
-                break
-    if not watch.interrupted:
-        folder.close()
-    if not folder.findings:
-        return Verdict.NOT_AUDITED
-    page = write_report(out, redact=redact)
-    code = verdict(folder.findings, batches=plan.batches, threshold=threshold)
-    console.print(f"report: {page}", markup=False, soft_wrap=True)
-    return code

@@ -111,21 +111,22 @@ def score(
     found = read_reconstruction(reconstruction)
     batch, normalize = read_truth(truth)
     scored = score_against_truth(found, batch, normalize=normalize)
-    exact, decibels = _list(scored, "exact"), _list(scored, "psnr")
+    exact, shown, decibels = (_list(scored, word) for word in ("exact", "recognisable", "psnr"))
     for index, value in enumerate(decibels):
-        word = "exact" if exact[index] else "not exact"
+        word = "exact" if exact[index] else "recognisable" if shown[index] else "not exact"
         sure = ", certified" if scored.certified[index] else ""
         near = "nothing matched" if value is None else f"{value:.1f} dB"
         console.print(f"example {index}: {word}{sure}, {near}", markup=False)
-    right = sum(value is True for value in exact)
-    console.print(f"{right} of {len(batch)} examples exact, {sum(scored.certified)} certified", markup=False)
+    right, known = sum(value is True for value in exact), sum(value is True for value in shown)
+    beside = f"{known} recognisable, " if known > right else ""
+    console.print(f"{right} of {len(batch)} examples exact, {beside}{sum(scored.certified)} certified", markup=False)
     wrong = sum(sure and not true for sure, true in zip(scored.certified, exact, strict=True))
     wrong += int(found.certified.sum()) - sum(scored.certified)
     if wrong > 0:
         console.print(f"{wrong} certified examples are not in this truth: is it the right file?", markup=False)
     if json_file is not None:
         _write_text(json_file, json.dumps({"certified": scored.certified, "scores": scored.scores}) + "\n")
-    raise typer.Exit(Verdict.LEAKED if right > threshold * len(batch) else Verdict.NOTHING_LEAKED)
+    raise typer.Exit(Verdict.LEAKED if known > threshold * len(batch) else Verdict.NOTHING_LEAKED)
 
 
 def _list(scored: Scored, name: str) -> list[Score]:

@@ -109,4 +109,6 @@ def _words(finding: Finding | None) -> str:
     if not finding.ended:
         return "not audited"
     words = f"{finding.exact_examples} of {finding.batch_size} exact"
+    if finding.given_away > finding.exact_examples:
+        words += f", {finding.given_away} {'labels' if finding.restores_labels else 'recognisable'}"
     return words if finding.conclusive else f"{words}, inconclusive"

@@ -91,7 +91,9 @@ RedactOption = Annotated[
 ]
 ThresholdOption = Annotated[
     float,
-    typer.Option("--threshold", min=0.0, max=1.0, help="Share of exactly reconstructed examples that still passes."),
+    typer.Option(
+        "--threshold", min=0.0, max=1.0, help="Share of a batch's examples (or labels) given away that still passes."
+    ),
 ]
 KnowsOption = Annotated[
     str | None,

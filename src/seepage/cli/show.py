@@ -96,6 +96,10 @@ def _control(finding: Finding) -> str:
     case = finding.control
     if not finding.silent or case is None:
         return ""
+    if case.passed and finding.overlooked:
+        return (
+            f" Inconclusive: the update holds {finding.overlooked} examples as rows of their own, which it overlooked."
+        )
     if case.passed:
         return f" Positive control passed: {case.recovered} of {case.batch_size} undefended examples recovered."
     return f" Inconclusive: of {case.batch_size} undefended examples it recovered {case.recovered}. {case.reason}"

@@ -25,7 +25,13 @@ class BatchNorm(enum.StrEnum):
 
 
 def client_copy(network: nn.Module, batch_norm: BatchNorm) -> nn.Module:
-    """A copy of the network that the client may change, its batch norms in the mode asked for."""
+    """A copy of the network that the client may change, its batch norms in the mode asked for.
+
+    Raises:
+        InputError: none of its parameters is trained.
+    """
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise InputError("The network should have a parameter that is trained; found none with `requires_grad`.")
     client = copy.deepcopy(network)
     if batch_norm is not BatchNorm.AS_SENT:
         for module in client.modules():

@@ -54,6 +54,14 @@ class Known:
     input_shape: tuple[int, ...] | None = None
     classes: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse now what would otherwise break when a round is over and its update waits to be captured."""
+        for word in ("client", "salt"):
+            value = getattr(self, word)
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"`{word}` should be text; found {type(value).__name__}.")
+        self.header(UpdateKind.GRADIENT, rule="fedsgd", learning_rate=None, local_steps=None, number=0)
+
     def header(
         self,
         kind: UpdateKind,

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch import nn
+
 from seepage.errors import InputError
 
 __all__ = ["call_factory"]
@@ -36,7 +38,7 @@ def call_factory(spec: str, *, what: str, offered: Mapping[str, object]) -> obje
             if not hasattr(made, part):
                 raise InputError(f"The module `{module}` should define the factory `{path}`; found no `{part}`.")
             made = getattr(made, part)
-        if not callable(made):
+        if not callable(made) or isinstance(made, nn.Module):
             raise InputError(f"The factory `{spec}` should be a function or class; found {type(made).__name__}.")
         try:
             named = inspect.signature(made).parameters

@@ -8,10 +8,10 @@ from typing import Any
 
 from seepage.audit.findings import Finding
 from seepage.report.artifacts import Pictures, read_pictures
+from seepage.report.counts import certified_at, score_at
 from seepage.report.figures import picture_uri
 from seepage.report.labelrows import LabelRow, label_rows, label_status
 from seepage.report.record import in_words
-from seepage.report.summary import certified_at, score_at
 
 __all__ = ["MOST_SHOWN", "Cell", "Example", "Section", "sections"]
 
@@ -141,6 +141,9 @@ def _control(finding: Finding, *, redact: bool) -> str:
         return "No positive control was run beside it: this silence is inconclusive."
     where = f"on a batch of {case.batch_size} of the same network, sent as a plain gradient without defenses"
     did = f"the same attack {where}, recovered {case.recovered} of {case.batch_size} examples ({case.exact} exactly)."
+    if case.passed and finding.overlooked:
+        rows = "which it overlooked, and so this silence is inconclusive"
+        return f"Positive control passed: {did} But the update holds {finding.overlooked} examples as rows, {rows}."
     if case.passed:
         return f"Positive control passed: {did}"
     if case.interrupted:

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from seepage.audit.findings import Finding, Score
-from seepage.report.summary import score_at
+from seepage.report.counts import score_at
 
 __all__ = ["MOST_SHARES", "Exposure", "Share", "exposure"]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from seepage.audit.findings import Finding
-from seepage.report.summary import score_at
+from seepage.report.counts import score_at
 
 __all__ = ["MOST_ROWS", "picture_uri", "psnr_figure"]
 

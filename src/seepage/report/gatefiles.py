@@ -18,7 +18,7 @@ _RULES = {
     "leaked_share": "More examples than allowed were given away: exactly, recognisably, or by their labels.",
     "certified_share": "More examples than allowed carry a certificate.",
     "psnr": "An example was reconstructed more closely than allowed.",
-    "inconclusive": "An attack found nothing, but failed its positive control or was given none.",
+    "inconclusive": "An attack found nothing, but failed its positive control, was given none, or overlooked rows.",
     "not_audited": "A batch could not be audited.",
 }
 

@@ -17,6 +17,7 @@ class Tally:
         batches: findings, of all seeds.
         examples: in the batches whose attack came to its end.
         exact: of these, reconstructed exactly.
+        recognisable: of these, near enough to be recognised, the exact ones included.
         certified: of these, with a certificate.
         worst: most exact examples in one batch.
         inconclusive: findings without a leak whose control did not pass.
@@ -34,6 +35,7 @@ class Tally:
     batches: int
     examples: int
     exact: int
+    recognisable: int
     certified: int
     worst: int
     inconclusive: int
@@ -44,8 +46,11 @@ class Tally:
     @property
     def notes(self) -> str:
         """What keeps the figures from being the whole story."""
+        seen = [f"{self.recognisable} recognisable"] if self.recognisable > self.exact else []
         words = ("inconclusive", "broke", "could_not_run", "interrupted")
-        return ", ".join(f"{getattr(self, word)} {word.replace('_', ' ')}" for word in words if getattr(self, word))
+        return ", ".join(
+            [*seen, *(f"{getattr(self, word)} {word.replace('_', ' ')}" for word in words if getattr(self, word))]
+        )
 
 
 def tallies(findings: Sequence[Finding]) -> list[Tally]:
@@ -69,6 +74,7 @@ def _tally(rows: Sequence[Finding]) -> Tally:
         batches=len(rows),
         examples=sum(one.batch_size for one in ended),
         exact=sum(one.exact_examples for one in ended),
+        recognisable=sum(one.recognisable_examples for one in ended),
         certified=sum(sum(one.certified) for one in ended),
         worst=max((one.exact_examples for one in ended), default=0),
         inconclusive=sum(not one.conclusive for one in ended),
