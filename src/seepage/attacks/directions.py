@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.mixture import Mixture
+from seepage.attacks.separable import separable_share
 from seepage.linalg.nullspace import merge_directions, pinned, zero_mask
 from seepage.linalg.rounding import least_directions, refine_directions, robust_null_directions
 
@@ -29,6 +30,7 @@ _SAME_PROPOSAL = 1 - 1e-6
 _SAME_DIRECTION = 1 - 1e-9
 _MOST_REFUSED = 4096  # remembered; each candidate is compared with all of them
 _FINER = 0.05  # from one tolerance to the next
+_SEPARABLE = 0.92  # share of units that a true direction's own input explains; combinations were seen at 0.6 to 0.89
 _SMALL = 0.1  # entry, as a share of a root mean square, that may become a zero
 _ROUNDS_OF_BOTH, _ROUNDS_OF_ONE = 3, 7  # of reweighting, for both signs of a guess and for the better one
 _SURE = 0.6  # pre-activation, as a share of its root mean square, below which a guess is trusted to be off
@@ -41,8 +43,8 @@ class Found:
     Args:
         directions: ``[f, b]`` unit directions.
         zeros: ``[f]`` zeros of each.
-        refused: ``[r, b]`` the latest sparse directions that were not pinned, so that none is tried again.
-        rejected: how many were not pinned: combinations of examples, mostly.
+        refused: ``[r, b]`` the latest sparse directions that were rejected, so that none is tried again.
+        rejected: how many were not pinned, or no input explains their zeros: combinations of examples, mostly.
     """
 
     directions: Tensor
@@ -96,6 +98,8 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     keep = merge_directions(directions, known, coherence=_SAME_DIRECTION)
     directions, zeros = directions[keep], zeros[keep]
     keep = pinned(mixture.L, zeros, rank_tol=mixture.rank_tol)
+    if not mixture.noisy:
+        keep[keep.clone()] = separable_share(mixture, directions[keep]) >= _SEPARABLE
     refused = torch.cat([found.refused.reshape(-1, directions.shape[1]).to(directions), directions[~keep]])
     found.refused = refused[-_MOST_REFUSED:]
     found.rejected += int((~keep).sum())

@@ -101,7 +101,7 @@ def pinned(L: Tensor, zeros: Tensor, *, rank_tol: float, most_leverage: float = 
         return torch.ones(len(zeros), dtype=torch.bool, device=L.device)
     answers = [torch.zeros(0, dtype=torch.bool, device=L.device)]
     for part in torch.split(zeros, max(1, _ENTRIES_AT_ONCE // L.numel())):
-        most = max(int(part.sum(dim=1).max()), 1)
+        most = max(int(part.sum(dim=1).max()), 1) if len(part) else 1
         chosen = part.to(torch.int8).topk(most, dim=1)  # zero rows first; of fewer than most, others follow
         rows = L[chosen.indices] * chosen.values[:, :, None]  # [step, most, b]
         squares, vectors = torch.linalg.eigh(rows.transpose(1, 2) @ rows)  # ascending

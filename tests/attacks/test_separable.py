@@ -1,0 +1,62 @@
+"""Zeros that no single input explains are no example's."""
+
+import torch
+from torch.nn.functional import normalize
+
+from seepage.attacks.auto import Auto
+from seepage.attacks.mixture import Mixture, mix
+from seepage.attacks.relulayer import ReLULayer, find_relu_layer
+from seepage.attacks.separable import separable_share
+from seepage.data.sources import load_dataset
+from seepage.federated.rules import FedSGD
+from seepage.networks.zoo import build_network
+from seepage.types import Observation, Outcome, PrivateBatch, ThreatModel
+
+
+def of_two_classes(batch_size: int, width: int) -> tuple[Observation, PrivateBatch]:
+    """One hidden layer and two classes: errors of one class are parallel but for the units that are off."""
+    digits = load_dataset("digits")
+    two = digits.labels < 2
+    rows = two.nonzero().flatten()[torch.randperm(int(two.sum()), generator=torch.Generator().manual_seed(0))]
+    batch = digits.batch(rows[:batch_size])
+    network = build_network(f"mlp:{width}", input_shape=digits.input_shape, classes=2, seed=0)
+    update = FedSGD()(network, batch, torch.Generator())
+    return ThreatModel().view(network=network, update=update, batch=batch, rule=FedSGD(), classes=2), batch
+
+
+def mixture_of(observation: Observation) -> Mixture:
+    layer = find_relu_layer(observation)
+    assert isinstance(layer, ReLULayer)
+    mixture = mix(layer, least_share=0.2, generator=torch.Generator().manual_seed(0))
+    assert mixture is not None
+    return mixture
+
+
+def test_one_input_explains_the_zeros_of_an_example_and_none_those_of_a_difference() -> None:
+    observation, batch = of_two_classes(8, 200)
+    mixture = mixture_of(observation)
+    mixing = batch.inputs.flatten(1).double() @ mixture.factors.right.T / mixture.factors.singular
+    columns = torch.linalg.inv(mixing).T
+    true = normalize(columns, dim=1)
+    errors = columns @ mixture.factors.left.T  # of examples 0 and j, made equal where both are on
+    likeness = [(errors[0] * errors[j]).sum() / errors[j].square().sum() for j in range(1, 8)]
+    differences = normalize(
+        torch.stack([columns[0] - share * columns[j] for j, share in enumerate(likeness, start=1)]), dim=1
+    )
+    assert float(separable_share(mixture, true).min()) > 0.98
+    assert float(separable_share(mixture, differences).max()) < 0.92
+
+
+def test_errors_that_are_parallel_hide_nobody() -> None:
+    observation, batch = of_two_classes(8, 200)
+    result = Auto()(observation, generator=torch.Generator().manual_seed(0))
+    assert result.outcome is Outcome.EXACT, result.reason
+    assert result.inputs is not None
+    nearest = torch.cdist(result.inputs.flatten(1), batch.inputs.flatten(1), p=torch.inf).min(dim=1)
+    assert float(nearest.values.max()) < 1e-3
+    assert sorted(nearest.indices.tolist()) == list(range(8))
+
+
+def test_no_direction_no_share() -> None:
+    mixture = mixture_of(of_two_classes(4, 100)[0])
+    assert separable_share(mixture, mixture.L.new_zeros(0, mixture.batch_size)).shape == (0,)
