@@ -207,8 +207,7 @@ def visible(keep: Keep) -> None:
     nets = [memorised(seed, x[:7000], y[:7000]) for seed in range(5)]
     share = ", ".join(f"{accuracy(n, x[:2000], y[:2000]):.2f}/{accuracy(n, x[7000:], y[7000:]):.2f}" for n in nets)
     for split, part in (("train", slice(0, 7000)), ("held out", slice(7000, 9000))):
-        for examples in (8, 24, 33):
-            batches = 20 if examples == 8 else 10
+        for examples, batches in ((8, 20), (24, 10), (33, 4)):
             total: dict[str, float] = defaultdict(float)
             sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
             for index, net in enumerate(nets):
