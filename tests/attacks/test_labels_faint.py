@@ -8,8 +8,11 @@ from seepage.attacks.balanced import Balanced, client_errors, read_balanced
 from seepage.attacks.balancedcompletion import completed
 from seepage.attacks.balancedentries import sharpened
 from seepage.attacks.balancedproof import Found
+from seepage.attacks.exactlabels import ExactLabels
 from seepage.attacks.labels import LastLayer
+from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.lonecolumns import lone_classes
+from seepage.types import GradientUpdate, Observation, Outcome, Round
 
 CLASSES, WIDTH, EXAMPLES, STEPS = 40, 60, 8, 50
 
@@ -134,3 +137,23 @@ def test_classes_named_are_there() -> None:
     for seed in range(5):
         layer, _, labels = batch(seed)
         assert set(lone_classes(layer).nonzero()[:, 0].tolist()) <= set(labels.tolist())
+
+
+def test_no_batch_size_is_certified_where_examples_of_one_class_hide_behind_their_mean() -> None:
+    for examples in (2, 4, 8):
+        generator = torch.Generator().manual_seed(examples)
+        layer = nn.Linear(WIDTH, CLASSES)
+        with torch.no_grad():
+            layer.weight.copy_(0.003 * torch.randn(CLASSES, WIDTH, generator=generator))
+            layer.bias.zero_()
+        inputs = (1 + 0.05 * torch.randn(examples, WIDTH, generator=generator)).relu()
+        labels = torch.full((examples,), 7)
+        net = nn.Sequential(nn.Identity(), layer)
+        gW, gb = torch.autograd.grad(cross_entropy(net(inputs), labels), (layer.weight, layer.bias))
+        one = Round(network=net, update=GradientUpdate({"1.weight": gW, "1.bias": gb}), batch_size=None)
+        seen = Observation(rounds=(one,), input_shape=(WIDTH,), classes=CLASSES)
+        result = ExactLabels(rounds=3)(seen, generator=torch.Generator().manual_seed(0))
+        right = result.labels is not None and result.labels.tolist() == labels.tolist()
+        assert right or result.outcome is not Outcome.EXACT
+        entry = RestoreLabels(exact=ExactLabels(rounds=3))(seen, generator=torch.Generator().manual_seed(0))
+        assert entry.outcome is Outcome.EXACT or "at least these classes: 7" in (entry.reason or "")

@@ -121,7 +121,7 @@ def _of_unknown_size(observation: Observation, because: str) -> Reconstruction:
         there = there | layer.present if layer.rectified else there
     classes = there.nonzero()[:, 0].tolist()
     named = ", ".join(map(str, classes[:_NAMED])) + (", ..." if len(classes) > _NAMED else "")
-    known = f" In the batch there are examples of {len(classes)} classes at least: {named}." if classes else ""
+    known = f" In the batch there are examples of at least these classes: {named}." if classes else ""
     return Reconstruction(
         outcome=Outcome.FAILED,
         reason=f"The batch size could not be restored; grant it (`--knows batch-size`).{known}{because}",
