@@ -184,8 +184,7 @@ def _as_it_is(
 def _summary(layer: LastLayer, pencil: Pencil, terms: Terms, examples: int, precision: float) -> RestoredExamples:
     """What was found, how far it is proved, and an estimate for what was not."""
     found, r = len(terms), pencil.rank
-    certified = torch.zeros(found, dtype=torch.bool)
-    left = remainder(pencil, terms, max(examples, 1))
+    certified, left = torch.zeros(found, dtype=torch.bool), remainder(pencil, terms, max(examples, 1))
     values = torch.linalg.svdvals(left)[r - found :]
     beyond, size = float(values.norm()), float(pencil.S.norm())
     missing = max(examples - found, 0)
