@@ -182,6 +182,7 @@ def score(attack: Attack, observation: Observation, labels: Tensor) -> dict[str,
     got = result.labels if result.labels is not None else labels[:0]
     sure = torch.bincount(got[result.certified], minlength=observation.classes) if len(got) else torch.zeros(1)
     true = torch.bincount(labels, minlength=observation.classes)
+    wrong = sure - true if result.outcome is Outcome.EXACT else (sure - true).clamp_min(0)  # EXACT: none is lacking
     return {
         "leacc": leacc(got, labels, observation.classes),
         "lnacc": lnacc(got, labels, observation.classes),
@@ -190,7 +191,7 @@ def score(attack: Attack, observation: Observation, labels: Tensor) -> dict[str,
         "ms": 1000 * seconds,
         "exact": float(result.outcome is Outcome.EXACT),
         "certified_labels": float(sure.sum()),
-        "wrong_certified": float((sure - true).clamp_min(0).sum()) if len(got) else 0.0,
+        "wrong_certified": float(wrong.abs().sum()) if len(got) else 0.0,
         "failed": float(result.outcome is Outcome.FAILED),
     }
 

@@ -53,7 +53,15 @@ class _State:
 
 
 def refine_jointly(
-    pencil: Balanced, classes: Tensor, a: Tensor, trusted: Tensor, *, examples: float, clipped: bool, steps: int = 12
+    pencil: Balanced,
+    classes: Tensor,
+    a: Tensor,
+    trusted: Tensor,
+    *,
+    examples: float,
+    clipped: bool,
+    steps: int = 12,
+    free: bool = False,
 ) -> Joint | None:
     """Gauss-Newton on all embeddings; ``None`` if it is too large, or the embeddings are not independent.
 
@@ -61,10 +69,11 @@ def refine_jointly(
         pencil: the gradient.
         classes: ``[r]``.
         a: ``[r, r]`` coordinates, one example a row.
-        trusted: ``[r]`` bool: whose equations count, and who move; the rest stays where it is.
+        trusted: ``[r]`` bool: whose equations count, and who move.
         examples: the batch size.
         clipped: whether each example may have been scaled by a number of its own.
         steps: at most so many.
+        free: whether the rest moves as well, to where it explains the trusted best. Only its span means anything then.
     """
     if len(a) ** 3 * len(pencil.B) > _MOST or not bool(a.isfinite().all()):
         return None
@@ -73,7 +82,8 @@ def refine_jointly(
     for _ in range(steps):
         if state is None:
             break
-        H, g = _normal_equations(pencil, classes, state, trusted, N, clipped=clipped)
+        moving = torch.ones_like(trusted) if free else trusted
+        H, g = _normal_equations(pencil, classes, state, (trusted, moving), N, clipped=clipped)
         cost, moved = state.cost, None
         while damping <= 1e3 and moved is None:
             new = a + _damped(H, g, damping).view(len(a), -1) @ N.T
@@ -119,9 +129,13 @@ def _state(
 
 
 def _normal_equations(
-    pencil: Balanced, classes: Tensor, state: _State, trusted: Tensor, N: Tensor, *, clipped: bool
+    pencil: Balanced, classes: Tensor, state: _State, which: tuple[Tensor, Tensor], N: Tensor, *, clipped: bool
 ) -> tuple[Tensor, Tensor]:
-    """``(J^T J, -J^T residual)``: J is [trusted examples and entries, every example's q coordinates]."""
+    """``(J^T J, -J^T residual)``: J is [trusted examples and entries, every example's q coordinates].
+
+    ``which`` holds who is trusted ``[r]``, and who moves ``[r]``.
+    """
+    trusted, moving = which
     chosen = trusted.nonzero()[:, 0]
     rows = torch.arange(len(chosen))
     seen = torch.ones_like(state.d[chosen])
@@ -130,7 +144,7 @@ def _normal_equations(
     J = -torch.einsum("kc,jc,qk->kcjq", weight, state.given, N.T @ state.inverse[:, chosen])
     M = pencil.rows[:, None] * slopes(pencil.B @ N, state.p[chosen]) * (seen / state.norm[chosen])[:, :, None]
     J[rows, :, chosen] -= M
-    J[:, :, ~trusted] = 0.0
+    J[:, :, ~moving] = 0.0
     if clipped:  # the scale follows
         along = (state.d / state.norm)[chosen]
         J = J - along[:, :, None, None] * torch.einsum("kc,kcjq->kjq", along, J)[:, None]

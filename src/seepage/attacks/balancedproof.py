@@ -9,13 +9,13 @@ from seepage.attacks.balanced import Balanced, among_conjugate, client_errors
 from seepage.attacks.balanceddescent import descend_balanced, distance_from_space
 from seepage.attacks.balancedjoint import Joint, refine_jointly
 
-__all__ = ["APART", "Found", "proved"]
+__all__ = ["APART", "CLOSE", "Found", "holds", "proved"]
 
 APART = 0.3  # of the batch size, by which conjugate examples may fail to be so
+CLOSE = 0.1  # share of its error by which an example may be off where a refinement is kept
 _LIKELY = 5  # classes tried for the last example
 _DISTINCT = 6  # classes beyond the rank that a proof takes
 _PROOF = 3e-5  # share of its error by which a proved example may be off
-_CLOSE = 0.1  # the same where a refinement is kept
 _SCALE_OFF = 0.02  # and its scale, where nothing was clipped
 
 
@@ -48,6 +48,10 @@ class Found:
             errors=torch.cat([self.errors, errors[None]]),
         )
 
+    def first(self, count: int) -> "Found":
+        """The first few, unproved."""
+        return Found(classes=self.classes[:count], a=self.a[:count], errors=self.errors[:count], examples=self.examples)
+
     def apart(self, pencil: Balanced, a: Tensor, error: Tensor, value: float) -> bool:
         """Whether a root is conjugate to all examples found, on the better known of the two sides."""
         if not len(self.a):
@@ -75,9 +79,19 @@ def proved(pencil: Balanced, found: Found, *, clipped: bool, steps: int) -> Foun
     for one in versions:
         joint = refine_jointly(pencil, one.classes, one.a, every, examples=one.examples, clipped=clipped)
         misfit = float("inf") if joint is None else float(joint.misfit.max())
-        if joint is not None and misfit < min(best.misfit, _CLOSE):
-            best = replace(one, a=joint.a, proved=_holds(pencil, joint, clipped=clipped), misfit=misfit)
+        if joint is not None and misfit < min(best.misfit, CLOSE):
+            best = replace(one, a=joint.a, proved=holds(pencil, joint, clipped=clipped), misfit=misfit)
     return best
+
+
+def holds(pencil: Balanced, joint: Joint, *, clipped: bool) -> bool:
+    """Whether the softmax explains every example to the rounding, in more equations than there are unknowns."""
+    unknowns = pencil.rank * (pencil.rank - 1 + int(clipped))
+    scales = joint.scales
+    sized = bool((scales < 1 + _SCALE_OFF).all() and (scales > (0.0 if clipped else 1 - _SCALE_OFF)).all())
+    fits = float(joint.misfit.max()) < _PROOF and float(joint.label_gaps.max()) == 0.0
+    posed = len(pencil.B) - pencil.rank >= _DISTINCT and joint.informative > unknowns + 3 * pencil.rank
+    return fits and sized and posed
 
 
 def _filled(pencil: Balanced, found: Found, *, clipped: bool, steps: int) -> tuple[Found, Found]:
@@ -93,7 +107,7 @@ def _filled(pencil: Balanced, found: Found, *, clipped: bool, steps: int) -> tup
             examples=found.examples,
             clipped=clipped,
         )
-        if joint is None or float(joint.misfit[:-1].max()) > _CLOSE:
+        if joint is None or float(joint.misfit[:-1].max()) > CLOSE:
             break
         found = replace(found, a=joint.a[:-1], errors=client_errors(pencil, found.classes, joint.a[:-1]))
     return _completed(pencil, found, steps)
@@ -116,13 +130,3 @@ def _completed(pencil: Balanced, found: Found, steps: int) -> tuple[Found, Found
     apart = [found.apart(pencil, a[i], errors[i], float(values[i])) for i in range(1, len(a))]
     best = int(residual.where(torch.tensor([True, *apart]) & (values > 0), torch.inf).argmin())
     return found.joined(classes[best], a[best], errors[best]), found.joined(classes[0], a[0], errors[0])
-
-
-def _holds(pencil: Balanced, joint: Joint, *, clipped: bool) -> bool:
-    """Whether the softmax explains every example to the rounding, in more equations than there are unknowns."""
-    unknowns = pencil.rank * (pencil.rank - 1 + int(clipped))
-    scales = joint.scales
-    sized = bool((scales < 1 + _SCALE_OFF).all() and (scales > (0.0 if clipped else 1 - _SCALE_OFF)).all())
-    fits = float(joint.misfit.max()) < _PROOF and float(joint.label_gaps.max()) == 0.0
-    posed = len(pencil.B) - pencil.rank >= _DISTINCT and joint.informative > unknowns + 3 * pencil.rank
-    return fits and sized and posed

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.balanced import Balanced, among_conjugate, client_errors, read_balanced
+from seepage.attacks.balancedcompletion import completed
 from seepage.attacks.balanceddescent import descend_balanced, distance_from_space
-from seepage.attacks.balancedproof import APART, Found, proved
+from seepage.attacks.balancedentries import sharpened
+from seepage.attacks.balancedproof import APART, CLOSE, Found, proved
 from seepage.attacks.labels import LastLayer
+from seepage.attacks.lonecolumns import lone_classes
 from seepage.types import Progress, go_on
 
 __all__ = ["Search", "Searching", "search_balanced"]
@@ -130,7 +133,44 @@ def search_balanced(
         barren = 0 if len(found.a) > before else barren + 1
         if barren and len(found.a) == pencil.rank - 1:
             break  # the others leave the last one no room to search
-    return pencil, proved(pencil, found, clipped=clipped, steps=options.steps)
+    best = proved(pencil, found, clipped=clipped, steps=options.steps)
+    if best.proved or 2 * len(found.a) < pencil.rank:
+        return pencil, best
+    return _finished(layer, pencil, found, best, clipped=clipped, steps=options.steps)
+
+
+def _finished(
+    layer: LastLayer, pencil: Balanced, found: Found, best: Found, *, clipped: bool, steps: int
+) -> tuple[Balanced, Found]:
+    """What the sharpened gradient adds where nothing was proved: the last examples, or the proof."""
+    sharp = sharpened(layer, pencil)
+    explained = len(best.a) == pencil.rank and best.misfit < CLOSE
+    start = best if explained else found
+    if sharp is None:
+        if explained:
+            return pencil, best
+        sharp = pencil
+    else:
+        start = _carried(pencil, sharp, start)
+    whole = completed(sharp, start, clipped=clipped, steps=steps)
+    if len(whole.a) == sharp.rank and whole.misfit < min(best.misfit, CLOSE):
+        return sharp, whole
+    if explained:
+        return pencil, best
+    if len(whole.a) > len(found.a):
+        pencil, best = sharp, whole
+    named = lone_classes(layer).cpu()
+    named[best.classes] = False
+    if len(best.a) == pencil.rank and bool(named.any()):
+        best = best.first(pencil.rank - 1)  # the last one was the most plausible, and no more
+    return pencil, best
+
+
+def _carried(pencil: Balanced, sharp: Balanced, found: Found) -> Found:
+    """The same examples in the coordinates of another pencil of the same gradient."""
+    a = found.a @ pencil.V.T @ sharp.V
+    a = a / (a @ sharp.one)[:, None]
+    return replace(found, a=a, errors=client_errors(sharp, found.classes, a))
 
 
 def _remainder(pencil: Balanced, found: Found) -> Tensor:

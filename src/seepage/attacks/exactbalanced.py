@@ -11,6 +11,7 @@ from seepage.attacks.balancedproof import Found
 from seepage.attacks.balancedsearch import Searching, search_balanced
 from seepage.attacks.labelcounts import round_counts
 from seepage.attacks.labels import LastLayer
+from seepage.attacks.lonecolumns import lone_classes
 from seepage.types import Progress, go_on
 
 __all__ = ["RestoredExamples", "from_balanced", "with_balanced"]
@@ -111,11 +112,16 @@ def with_balanced(
 
 
 def _rest(layer: LastLayer, pencil: Balanced, found: Found) -> Tensor:
-    """``[C]``: a guess at the examples not found, from the bias gradient that those found leave."""
+    """``[C]``: the examples not found, by columns that name their classes; else a guess from the bias gradient."""
     missing = max(round(found.examples) - len(found.a), 0)
     if not missing:
         return torch.zeros(layer.classes, dtype=torch.int64)
+    named = lone_classes(layer).cpu()
+    named[found.classes] = False
+    rest = torch.zeros(layer.classes, dtype=torch.int64)
+    rest[named.nonzero()[:missing, 0]] = 1
+    missing -= int(rest.sum())
     p = torch.softmax(found.a @ pencil.B.T, 1)
     p[torch.arange(len(p)), found.classes] -= 1
     share = layer.gb.cpu() - p.sum(0) / found.examples
-    return round_counts(missing / layer.classes - found.examples * share, missing)
+    return rest + round_counts(missing / layer.classes - found.examples * share, missing)

@@ -26,6 +26,7 @@ from seepage.types import (
 __all__ = ["ExactLabels", "RestoredExamples", "restore_examples"]
 
 _MOST_EXAMPLES = 16  # a class, far beyond where the rank tells the batch size
+_ROUNDING = 10.0  # rounding units of a gradient's size that its own rounding has as singular value, at most
 _PATIENCE = 3  # rounds without success before a search ends
 
 
@@ -183,12 +184,12 @@ def _as_it_is(
 def _summary(layer: LastLayer, pencil: Pencil, terms: Terms, examples: int, precision: float) -> RestoredExamples:
     """What was found, how far it is proved, and an estimate for what was not."""
     found, r = len(terms), pencil.rank
-    certified = torch.zeros(found, dtype=torch.bool)
-    left = remainder(pencil, terms, max(examples, 1))
+    certified, left = torch.zeros(found, dtype=torch.bool), remainder(pencil, terms, max(examples, 1))
     values = torch.linalg.svdvals(left)[r - found :]
     beyond, size = float(values.norm()), float(pencil.S.norm())
     missing = max(examples - found, 0)
-    quiet = pencil.floor < 1e-3 * float(pencil.S[0]) and pencil.floor < 0.1 * float(pencil.S[-1])
+    loudest = 1e-3 if layer.examples is not None else _ROUNDING * layer.eps  # else the floor may be examples' own
+    quiet = pencil.floor < loudest * float(pencil.S[0]) and pencil.floor < 0.1 * float(pencil.S[-1])
     if found and examples >= r and quiet:
         weight = offsets(pencil, terms).norm(dim=1) * terms.a.norm(dim=1) / examples
         floor = precision * pencil.floor * max(1, found) ** 0.5

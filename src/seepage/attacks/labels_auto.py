@@ -19,6 +19,7 @@ from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reco
 
 __all__ = ["RestoreLabels"]
 
+_NAMED = 20  # classes in a sentence, at most
 _CHANCE = 12**-0.5  # root mean square distance from integers of numbers that have nothing to do with them
 _CHANCE_SPREAD = 0.26  # two deviations of it, times the root of how many numbers there are
 
@@ -72,12 +73,7 @@ class RestoreLabels:
             if 2 * int(tried.certified.sum()) > len(tried.certified) or _found_under_noise(tried, observation):
                 return tried
         if usable(observation).examples is None:
-            because = "" if tried is None else f" {tried.reason}"
-            return Reconstruction(
-                outcome=Outcome.FAILED,
-                reason=f"The batch size could not be restored; grant it (`--knows batch-size`).{because}",
-                stats={"method": self.name},
-            )
+            return _of_unknown_size(observation, "" if tried is None else f" {tried.reason}")
         if self.auxiliary is not None:
             return self.auxiliary(observation, generator=generator, progress=progress)
         if self._looks_untrained(observation, generator):
@@ -114,6 +110,23 @@ class RestoreLabels:
         states = [observation.latest.network, network_after(observation)]
         p = [probabilities_of(state, noise).mean(0) for state in states if state is not None]
         return max(float(one.max()) for one in p) < self.untrained / observation.classes
+
+
+def _of_unknown_size(observation: Observation, because: str) -> Reconstruction:
+    """What is known all the same: a class whose gradient is negative somewhere has examples in the batch."""
+    layer, rule = usable(observation), observation.rule
+    there = torch.zeros_like(layer.gb, dtype=torch.bool)
+    if not layer.deviation and (rule is None or rule.is_gradient or clips_only(rule)):
+        there = layer.gb < -8 * layer.eps * layer.gb.abs().max()
+        there = there | layer.present if layer.rectified else there
+    classes = there.nonzero()[:, 0].tolist()
+    named = ", ".join(map(str, classes[:_NAMED])) + (", ..." if len(classes) > _NAMED else "")
+    known = f" In the batch there are examples of at least these classes: {named}." if classes else ""
+    return Reconstruction(
+        outcome=Outcome.FAILED,
+        reason=f"The batch size could not be restored; grant it (`--knows batch-size`).{known}{because}",
+        stats={"method": "labels", "classes_there": len(classes)},
+    )
 
 
 def _found_under_noise(tried: Reconstruction, observation: Observation) -> bool:
