@@ -181,21 +181,21 @@ def robust(name: str, options: argparse.Namespace) -> None:
         given, rest = public.batch(order[: options.pairs]), order[options.pairs :]
         foreign = other.batch(torch.randperm(len(other), generator=chance)[: options.pairs])
         foreign = PrivateBatch(inputs=foreign.inputs, labels=foreign.labels % 10)  # any label makes a gradient
-        tried: dict[str, Attack] = {}
+        tried: dict[str, Attack] = {"public mean": PublicMean(inputs=given.inputs)}
         for kind, word in ((InverterKind.LTI, "LTI"), (InverterKind.COARSE_GIT, "Coarse-GIT")):
             for data, source in ((given, ""), (foreign, ", pairs of CIFAR-100")):
                 tried[word + source], _ = trained(network, kind, data, examples=1, seconds=options.seconds, seed=seed)
         tried["Solved-GIT"] = SolvedGIT(public=given.inputs)
-        tried["Solved-GIT, public CIFAR-100"] = SolvedGIT(public=foreign.inputs)
         tried[f"IG, {FULL // 3}"] = ig(iterations=FULL // 3)
         moved = {steps: trained_on(network, public, rest, steps) for steps in (1, 10, 100)}
         for row in torch.randperm(len(private), generator=chance)[: options.batches]:
             batch = private.batch(row[None])
             for word, attack in tried.items():
                 cases = {"none": (network, 0.0)}
-                if "CIFAR" not in word:
+                if "CIFAR" not in word or "GIT" in word:
                     cases |= {f"noise {share:g}": (network, share) for share in (1e-3, 1e-2, 1e-1)}
                     cases |= {f"{steps} steps on": (later, 0.0) for steps, later in moved.items()}
+                    cases["10 steps on and noise 0.01"] = moved[10], 1e-2
                 for case, (victim, noise) in cases.items():
                     score = attacked(attack, victim, batch, noise=noise)
                     found[word, case].append(score)
