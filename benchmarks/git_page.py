@@ -12,6 +12,7 @@ Row = dict[str, Any]
 ORDER = (
     *("public mean", "nearest public", "LTI", "Coarse-GIT", "DLG", "IG", "IG, a third", "Coarse-GIT + IG, a third"),
     "Solved-GIT",
+    "ViT-patches",
 )
 PAPER = {"LTI": "0.015", "Coarse-GIT": "0.010"}  # mean squared errors, LeNet on CIFAR-10, batch 1
 HEAD = """# GIT, LTI, DLG, IG, scaled down
