@@ -150,16 +150,21 @@ def test_a_file_takes_the_public_inputs_along_and_bad_ones_are_refused(tmp_path:
     back = load_inverter(path)
     assert attack.public is not None
     assert back.public is not None
-    assert back.public.equal(attack.public)
-    assert back.held_out == attack.held_out > 0
+    assert back.public.inputs.equal(attack.public.inputs)
+    assert back.public.labels.equal(attack.public.labels)
+    assert back.public.held_out == attack.public.held_out > 0
     with safe_open(path, framework="pt") as file:
         header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors, path, header | {"held_out": "9999"})
     with pytest.raises(InputError, match="held out"):
         load_inverter(path)
-    save_file(tensors | {"public": attack.public[:, :, :4].contiguous()}, path, header)
-    with pytest.raises(InputError, match="should hold inputs"):
-        load_inverter(path)
-    save_file(tensors | {"public": torch.full_like(attack.public, torch.nan)}, path, header)
-    with pytest.raises(InputError, match="finite"):
-        load_inverter(path)
+    inputs, labels = attack.public.inputs, attack.public.labels
+    for change, word in (
+        ({"public.inputs": inputs[:, :, :4].contiguous()}, "should hold inputs"),
+        ({"public.inputs": torch.full_like(inputs, torch.nan)}, "finite"),
+        ({"public.labels": labels[1:].contiguous()}, "should hold inputs"),
+        ({"public.labels": labels + 99}, "whole numbers"),
+    ):
+        save_file(tensors | change, path, header)
+        with pytest.raises(InputError, match=word):
+            load_inverter(path)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from seepage.attacks.blueprint import Blueprint, InverterKind, read_blueprint
 from seepage.attacks.git import CoarseGIT, ExactGIT
 from seepage.attacks.lti import LTI
+from seepage.attacks.pairs import PublicExamples
 from seepage.attacks.roundmap import Mapped, RoundMap
 from seepage.errors import InputError
 from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
@@ -21,7 +22,8 @@ from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress,
 __all__ = ["Inverter", "build_module", "load_inverter", "save_inverter"]
 
 _FORMAT = "seepage-inverter-1"
-_PUBLIC = "public"
+_INPUTS, _LABELS = "public.inputs", "public.labels"
+_DIGITS = 10
 _BEYOND = 0.1  # of the valid range: a value so far outside it is wrong
 _UNLIKE = 0.1  # share of such values; of updates like those of training it stays below 1 % (docs/attacks/git.md)
 
@@ -36,14 +38,12 @@ class Inverter:
     Args:
         blueprint: what it was built for.
         module: from gradients ``[k, *shape]`` by name to ``[k, b, *shape]``; never changed here.
-        public: ``[N, *shape]`` inputs of its training; ``None``: it answers alone.
-        held_out: the first so many of ``public`` it was not trained on.
+        public: examples of its training, with those that it was not trained on; ``None``: it answers alone.
     """
 
     blueprint: Blueprint
     module: nn.Module
-    public: Tensor | None = None
-    held_out: int = 0
+    public: PublicExamples | None = None
 
     @property
     def name(self) -> str:
@@ -128,7 +128,7 @@ class Inverter:
             return None
         latest = observation.latest
         device = next(iter(latest.update.values())).device
-        mapping = RoundMap(blueprint=self.blueprint, public=self.public.to(device), held_out=self.held_out)
+        mapping = RoundMap(blueprint=self.blueprint, public=self.public.to(device))
         with torch.no_grad():
             return mapping(
                 latest.network,
@@ -166,10 +166,11 @@ def save_inverter(
     path = Path(path)
     tensors = {f"module.{name}": value for name, value in inverter.module.state_dict().items()} | dict(extra or {})
     if inverter.public is not None:
-        tensors[_PUBLIC] = inverter.public
+        tensors |= {_INPUTS: inverter.public.inputs, _LABELS: inverter.public.labels}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     header = {"format": _FORMAT, "blueprint": inverter.blueprint.to_json(), "note": note}
-    header |= {"held_out": str(inverter.held_out)}
+    if inverter.public is not None:
+        header["held_out"] = str(inverter.public.held_out)
     try:
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, partial, header)
         partial.replace(path)
@@ -209,26 +210,31 @@ def load_inverter(path: Path | str) -> Inverter:
                 if shape != list(value.shape):
                     raise InputError(f"{path}: `{name}` should have shape {list(value.shape)}; found {shape}.")
                 state[name] = file.get_tensor(f"module.{name}")
-            public, held_out = _public(file, blueprint, path) if _PUBLIC in present else (None, 0)
+            public = _public(file, blueprint, path) if _INPUTS in present else None
     except (SafetensorError, OSError) as error:
         raise InputError(f"The attack network should be a safetensors file; {path} is none ({error}).") from error
-    for name, value in (state if public is None else state | {_PUBLIC: public}).items():
+    for name, value in (state if public is None else state | {_INPUTS: public.inputs}).items():
         if not value.is_floating_point() or not bool(value.isfinite().all()):
             raise InputError(f"{path}: `{name}` should hold finite numbers; found others.")
     module = build_module(blueprint)
     module.load_state_dict(state)
-    return Inverter(blueprint=blueprint, module=module.eval(), public=public, held_out=held_out)
+    return Inverter(blueprint=blueprint, module=module.eval(), public=public)
 
 
-def _public(file: Any, blueprint: Blueprint, path: Path) -> tuple[Tensor, int]:
-    """The public inputs in a file, and how many of them its training held out."""
-    shape = file.get_slice(_PUBLIC).get_shape()
+def _public(file: Any, blueprint: Blueprint, path: Path) -> PublicExamples:
+    """The public examples in a file."""
+    shapes = [file.get_slice(word).get_shape() if word in file.keys() else None for word in (_INPUTS, _LABELS)]  # noqa: SIM118
     text = file.metadata().get("held_out", "")
-    held_out = int(text) if text.isascii() and text.isdigit() else 0
-    rest = (shape[0] if shape else 0) - held_out
-    if shape[1:] != list(blueprint.input_shape) or min(held_out, rest) < blueprint.examples:
+    held_out = int(text) if text.isascii() and text.isdigit() and len(text) < _DIGITS else 0
+    count = shapes[0][0] if shapes[0] else 0
+    enough = min(held_out, count - held_out) >= blueprint.examples
+    if shapes != [[count, *blueprint.input_shape], [count]] or not enough:
         raise InputError(
-            f"{path}: `{_PUBLIC}` should hold inputs {list(blueprint.input_shape)}, some held out and some not, enough "
-            f"for batches of {blueprint.examples}; found the shape {shape}, held out {text!r}."
+            f"{path}: `{_INPUTS}` and `{_LABELS}` should hold inputs {list(blueprint.input_shape)} and their labels, "
+            f"enough held out and enough others for batches of {blueprint.examples}; found {shapes}, held out {text!r}."
         )
-    return file.get_tensor(_PUBLIC), held_out
+    labels = file.get_tensor(_LABELS)
+    classes = blueprint.layers[-1].shape[0]
+    if labels.dtype != torch.int64 or not bool(((labels >= 0) & (labels < classes)).all()):
+        raise InputError(f"{path}: `{_LABELS}` should hold whole numbers in 0 to {classes - 1}; found others.")
+    return PublicExamples(inputs=file.get_tensor(_INPUTS), labels=labels, held_out=held_out)

@@ -1,6 +1,7 @@
 """Pairs of gradients and public inputs, computed at a network's weights when they are asked for."""
 
 import itertools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,29 @@ from torch.nn.functional import cross_entropy
 from seepage.attacks.clientcopy import client_copy
 from seepage.attacks.objective import twice_differentiable
 
-__all__ = ["Pair", "Pairs"]
+__all__ = ["Pair", "Pairs", "PublicExamples"]
 
 Pair = tuple[dict[str, Tensor], Tensor, Tensor]
 """Gradients ``[k, *shape]`` by name, inputs ``[k, b, *shape]`` and labels ``[k, b]``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PublicExamples:
+    """Public examples that an attack takes along.
+
+    Args:
+        inputs: ``[N, *shape]`` as the network sees them.
+        labels: ``[N]``.
+        held_out: the first so many are kept for judging; no attack network should have seen them.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    held_out: int
+
+    def to(self, device: torch.device) -> "PublicExamples":
+        """On another device."""
+        return PublicExamples(inputs=self.inputs.to(device), labels=self.labels.to(device), held_out=self.held_out)
 
 
 class Pairs:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from seepage.attacks.blueprint import Blueprint
 from seepage.attacks.git import CoarseGIT
 from seepage.attacks.inverter import Inverter, build_module, load_inverter, save_inverter
-from seepage.attacks.pairs import Pairs
+from seepage.attacks.pairs import Pairs, PublicExamples
 from seepage.errors import InputError
 from seepage.types import Progress, go_on
 
@@ -124,7 +124,7 @@ def train_inverter(
     if checkpoint is not None and checkpoint.is_file():
         _take_up(checkpoint, Inverter(blueprint=blueprint, module=module), training, optimizer, state)
     pairs = Pairs(network, inputs, labels, b)
-    public = _kept(module, inputs, held, rest)
+    public = _kept(module, (inputs, labels), held, rest)
     if isinstance(module, CoarseGIT) and state.epoch == 0:
         module.fit(pairs.groups(rest, training.group), pairs.groups(held, training.group))
     if state.epoch == 0:
@@ -184,22 +184,21 @@ def _judge(module: nn.Module, pairs: Pairs, held: Tensor, training: Training, st
         state.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
-def _kept(module: nn.Module, inputs: Tensor, held: Tensor, rest: Tensor) -> tuple[Tensor | None, int]:
-    """The public inputs that the attack takes along, held-out ones first, and how many those are."""
+def _kept(module: nn.Module, public: tuple[Tensor, Tensor], held: Tensor, rest: Tensor) -> PublicExamples | None:
+    """The public examples that the attack takes along; an attack network without the closed map takes none."""
     if not isinstance(module, CoarseGIT) or module.map is None:
-        return None, 0
+        return None
+    inputs, labels = public
     most = min(_TAKEN, _TAKEN_NUMBERS // max(1, inputs[0].numel()))
-    judges = max(module.blueprint.examples, min(len(held), most // 5))
-    makers = rest[: max(module.blueprint.examples, most - judges)]
-    return inputs[torch.cat([held[:judges], makers])].float(), min(judges, len(held))
+    judges = held[: max(module.blueprint.examples, most // 5)]
+    rows = torch.cat([judges, rest[: max(module.blueprint.examples, most - len(judges))]])
+    return PublicExamples(inputs=inputs[rows].float(), labels=labels[rows], held_out=len(judges))
 
 
-def _finish(
-    blueprint: Blueprint, module: nn.Module, state: _State, public: tuple[Tensor | None, int] = (None, 0)
-) -> Trained:
+def _finish(blueprint: Blueprint, module: nn.Module, state: _State, public: PublicExamples | None) -> Trained:
     if state.weights:
         module.load_state_dict(state.weights)
-    inverter = Inverter(blueprint=blueprint, module=module.eval(), public=public[0], held_out=public[1])
+    inverter = Inverter(blueprint=blueprint, module=module.eval(), public=public)
     return Trained(
         inverter=inverter,
         train_errors=tuple(state.train),
