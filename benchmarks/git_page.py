@@ -88,8 +88,8 @@ def robustness(rows: list[Row]) -> list[str]:
     lines = [
         "\n## Robustness, batch 1, PSNR in dB\n\nNoise: Gaussian, its standard deviation as a share of the root mean "
         "square of the whole gradient. Steps on: the network was trained for so many steps (SGD, rate 0.1, batches of "
-        "32) after the attack networks had been; Coarse-GIT, Solved-GIT and IG read the weights of the round. Failures are left "
-        "out of the mean and counted in brackets.\n\n",
+        "32) after the attack networks had been; Coarse-GIT, Solved-GIT and IG read the weights of the round. Failures "
+        "are left out of the mean and counted in brackets. Lines of two images: seed 0 alone.\n\n",
         f"| network | attack | {' | '.join(cases)} | images |\n|---|---|{'--:|' * len(cases)}--:|\n",
     ]
     for network, word in dict.fromkeys((row["network"], row["attack"]) for row in rows):

@@ -1,4 +1,4 @@
-"""The strongest attack that fits: an exact one where a ReLU layer allows it, else gradient matching."""
+"""The strongest attack that fits: exact at a ReLU layer or one image of a transformer, else gradient matching."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
