@@ -34,8 +34,8 @@ page. This is far below the paper's scale (10,000 pairs, thousands of seconds on
 * Batch size known, labels restored by the label attacks (DLG walks them along), inputs in [0, 1]. The nearest public
   example is sought among 1,000 (200 at the deeper networks). Networks are as PyTorch starts them, in training mode.
 * Seeds decide network, split and attacked examples; two batches a seed (six at ResNet-20, b = 1, for three attacks).
-  Mean and deviation over batches. At LeNet, Coarse-GIT and GIT+IG were run with seed 0 alone, where the public mean has
-  13.7, 13.3 and 12.8 dB at b = 1, 2, 4, and LTI 13 to 17: compare them with that, not with the lines of three seeds.
+  Mean and deviation over batches. At LeNet, b = 2 and 4, Coarse-GIT and GIT+IG were run with seed 0 alone, where the
+  public mean has 13.3 and 12.8 dB and LTI 13.0 to 13.4: compare them with that, not with the lines of three seeds.
 * Seconds were taken on a shared machine with more work than cores: up to four times too long, and not to be compared
   between lines.
 * Faces and photos at 64 x 64: Coarse-GIT is that of before the maps of the round.
