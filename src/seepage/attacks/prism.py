@@ -138,7 +138,7 @@ class PRISM:
         kinds = [unmixing, coupled, sphere]
         if units >= _EASY * examples:
             kinds = [sphere, unmixing, coupled]
-        elif examples >= _MANY and units >= _ENOUGH * examples:
+        elif examples >= _MANY and _ENOUGH * examples <= units < _ROBUST_BELOW * examples:
             kinds = [coupled, unmixing, sphere]
         late = coupled if unmixing and units < _ENOUGH * examples else []
         turns = chain(*zip_longest(*(kind for kind in kinds if kind is not late)), late)
