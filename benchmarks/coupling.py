@@ -58,10 +58,10 @@ def prepared(batch_size: int, width: int, seed: int) -> tuple[Mixture, Tensor]:
     layer = find_relu_layer(view)
     assert isinstance(layer, ReLULayer)
     mixture = mix(layer, least_share=LEAST_SHARE, generator=chance)
-    expected = expected_errors(view, layer.name, generator=chance)
     assert mixture is not None
+    expected = expected_errors(view, layer.name, awake=mixture.awake, generator=chance)
     assert expected is not None
-    return mixture, expected[:, mixture.awake]
+    return mixture, expected
 
 
 def nothing(mixture: Mixture) -> Found:

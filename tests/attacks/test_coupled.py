@@ -66,7 +66,8 @@ def test_expected_errors_are_like_those_of_the_client(digits: Dataset) -> None:
     loss = nn.functional.cross_entropy(network(batch.inputs), batch.labels, reduction="sum")
     handle.remove()
     (errors,) = torch.autograd.grad(loss, seen[0])
-    expected = expected_errors(observation, "1", generator=torch.Generator().manual_seed(0))
+    every = torch.ones(120, dtype=torch.bool)
+    expected = expected_errors(observation, "1", awake=every, generator=torch.Generator().manual_seed(0))
     assert expected is not None
     assert expected.square().mean(dim=1).sqrt() == pytest.approx(torch.ones(len(expected)), abs=1e-4)
     on = seen[0] > 0
@@ -80,7 +81,9 @@ def test_expected_errors_are_like_those_of_the_client(digits: Dataset) -> None:
 
 def test_known_labels_narrow_the_classes_and_a_layer_that_is_no_module_has_none(digits: Dataset) -> None:
     observation, batch = observed(digits, 4, "mlp:120,60", knows=ThreatModel(labels=True))
-    expected = expected_errors(observation, "1", generator=torch.Generator().manual_seed(0))
+    few = torch.arange(120) < 5
+    expected = expected_errors(observation, "1", awake=few, generator=torch.Generator().manual_seed(0))
     assert expected is not None
-    assert len(expected) == len(set(batch.labels.tolist()))
-    assert expected_errors(observation, "nowhere", generator=torch.Generator().manual_seed(0)) is None
+    assert expected.shape == (len(set(batch.labels.tolist())), 5)
+    assert expected.square().mean(dim=1) == pytest.approx(torch.ones(len(expected)), abs=1e-4)
+    assert expected_errors(observation, "nowhere", awake=few, generator=torch.Generator().manual_seed(0)) is None

@@ -18,7 +18,9 @@ _ENTRIES = 1 << 22  # of all made-up inputs together
 _MOST_CLASSES = 32
 
 
-def expected_errors(observation: Observation, layer: str, *, generator: torch.Generator) -> Tensor | None:
+def expected_errors(
+    observation: Observation, layer: str, *, awake: Tensor, generator: torch.Generator
+) -> Tensor | None:
     """Mean error of each unit of a ReLU layer over made-up inputs that switch it on, by class.
 
     The classes are those of the labels, if the server knows them, else those that the last layer's gradient shows, else
@@ -27,10 +29,11 @@ def expected_errors(observation: Observation, layer: str, *, generator: torch.Ge
     Args:
         observation: whose network is run.
         layer: path of a module whose outputs ``[N, m]`` go into a ReLU.
+        awake: ``[m]`` bool, the units that count.
         generator: draws inputs and classes.
 
     Returns:
-        ``[c, m]`` rows of unit mean square, float32; ``None`` if the layer is no module that is called once, or nothing
+        ``[c, m']`` rows of unit mean square, float32; ``None`` if the layer is no module that is called once, or nothing
         comes back to it.
     """
     network = client_copy(observation.latest.network, batch_norm_trains=False).network.requires_grad_(False)
@@ -55,7 +58,7 @@ def expected_errors(observation: Observation, layer: str, *, generator: torch.Ge
         losses = [cross_entropy(logits, label, reduction="sum") for label in labels]
         errors = [torch.autograd.grad(loss, seen[0], retain_graph=True)[0] for loss in losses]
     on = (seen[0] > 0).sum(dim=0).clamp_min(1)
-    rows = torch.stack([error.sum(dim=0) / on for error in errors]).float()
+    rows = torch.stack([error.sum(dim=0) / on for error in errors]).float()[:, awake.to(on.device)]
     size = rows.square().mean(dim=1, keepdim=True).sqrt()
     if not bool(rows.isfinite().all()) or not bool((size > 0).all()):
         return None

@@ -118,8 +118,8 @@ class PRISM:
             shape = observation.input_shape if mixture.layer.reads_input else ()
             expected = None
             if self.couplings:
-                expected = expected_errors(observation, mixture.layer.name, generator=generator)
-            expected = None if expected is None else expected[:, mixture.awake.to(expected.device)]
+                awake = mixture.awake
+                expected = expected_errors(observation, mixture.layer.name, awake=awake, generator=generator)
             return take_turns(self._arms(mixture, shape, expected), mixture, found, generator)
 
         return propose

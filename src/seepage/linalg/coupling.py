@@ -59,7 +59,8 @@ class Coupling:
             U: ``[m, b]`` of unit covariance; float32 suffices.
             H: ``[m, h]`` rows of unit mean square. Columns need not be those of ``U``.
             starts: ``[k, b]`` directions; they need not be unit.
-            expected: ``[k, m]`` errors of the units that are on, as far as they can be told beforehand.
+            expected: ``[k, m]`` errors of the units that are on, as far as they can be told beforehand; their mean
+                square is below 2.
             known: ``[f, b]`` unit directions to keep away from.
 
         Returns:
