@@ -33,8 +33,8 @@ def expected_errors(
         generator: draws inputs and classes.
 
     Returns:
-        ``[c, m']`` rows of unit mean square, float32; ``None`` if the layer is no module that is called once, or nothing
-        comes back to it.
+        ``[c, m']`` rows of unit mean square, float32; ``None`` if the layer is no module that is called once, or
+        nothing comes back to it.
     """
     network = client_copy(observation.latest.network, batch_norm_trains=False).network.requires_grad_(False)
     module = dict(network.named_modules()).get(layer)
