@@ -126,11 +126,11 @@ REACHES: tuple[Reach, ...] = (
     Reach(
         attack="prism",
         source="benchmarks/results/prism.md",
-        about=lambda units: min(units // 5, 300),
-        because="5 units an example, at most 300",
+        about=lambda units: min(units // 5, 512),
+        because="5 units an example, at most 512; tables about 6",
         points=_points(
-            (200, 40, 10, 10, 0.2), (500, 100, 10, 10, 2.0), (1000, 160, 10, 10, 11.2), (1050, 210, 2, 2, 108.9),
-            (2100, 210, 10, 10, 13.3), (4000, 300, 2, 2, 59.6), (4000, 512, 0, 1, 705.4),
+            (200, 40, 10, 10, 0.5), (500, 100, 10, 10, 4.1), (1000, 160, 10, 10, 12.3), (1050, 210, 5, 5, 34.6),
+            (1500, 300, 2, 2, 168.0), (4000, 512, 1, 1, 719.2),
         ),
     ),
 )  # fmt: skip
