@@ -98,7 +98,7 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     keep = merge_directions(directions, known, coherence=_SAME_DIRECTION)
     directions, zeros = directions[keep], zeros[keep]
     keep = pinned(mixture.L, zeros, rank_tol=mixture.rank_tol)
-    if not mixture.noisy:
+    if mixture.layer.gated and not mixture.noisy:
         keep[keep.clone()] = separable_share(mixture, directions[keep]) >= _SEPARABLE
     refused = torch.cat([found.refused.reshape(-1, directions.shape[1]).to(directions), directions[~keep]])
     found.refused = refused[-_MOST_REFUSED:]

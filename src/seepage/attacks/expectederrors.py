@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from seepage.attacks.clientcopy import client_copy
 from seepage.attacks.embeddings import noise_inputs
@@ -11,7 +10,7 @@ from seepage.types import Observation
 
 __all__ = ["expected_errors"]
 
-_INPUTS = 64  # made up for each class
+_INPUTS = 64  # made up, the same for each class
 _MOST_CLASSES = 32
 
 
@@ -19,7 +18,7 @@ def expected_errors(observation: Observation, layer: str, *, generator: torch.Ge
     """Mean error of each unit of a ReLU layer over made-up inputs that switch it on, by class.
 
     The classes are those of the labels, if the server knows them, else those that the last layer's gradient shows, else
-    all; of more than 32 some.
+    all; of more than 32 some. A copy of the network runs once, forwards; it is a hint only, and none is no failure.
 
     Args:
         observation: whose network is run.
@@ -27,22 +26,23 @@ def expected_errors(observation: Observation, layer: str, *, generator: torch.Ge
         generator: draws inputs and classes.
 
     Returns:
-        ``[c, m]`` rows of unit mean square, float32; ``None`` if the layer is no module that is called once, or nothing
-        comes back to it.
+        ``[c, m]`` rows of unit mean square, float32; ``None`` if the network cannot be copied or run on made-up inputs,
+        the layer is no module that is called once, or nothing comes back to it.
     """
-    network = client_copy(observation.latest.network, batch_norm_trains=False).network
-    module = dict(network.named_modules()).get(layer)
-    if module is None:
+    inputs = noise_inputs(observation, _INPUTS, generator)
+    classes = _classes(observation, generator)
+    try:
+        answer = _outputs_and_logits(observation.latest.network, layer, inputs)
+    except (RuntimeError, ValueError):  # no copy (computed weights), or the network refuses a batch like this one
         return None
-    inputs = noise_inputs(observation, _INPUTS, generator).to(next(network.parameters()))
-    means = []
-    for label in _classes(observation, generator):
-        answer = _outputs_and_errors(network, module, inputs, label)
-        if answer is None:
-            return None
-        outputs, errors = answer
-        means.append(errors.sum(dim=0) / (outputs > 0).sum(dim=0).clamp_min(1))
-    rows = torch.stack(means).float()
+    if answer is None or not answer[1].requires_grad:
+        return None
+    outputs, logits = answer
+    classes = [label for label in classes if label < logits.shape[1]]
+    if not classes:
+        return None
+    on = (outputs > 0).sum(dim=0).clamp_min(1)
+    rows = torch.stack([_errors(outputs, logits, label).sum(dim=0) / on for label in classes]).float()
     size = rows.square().mean(dim=1, keepdim=True).sqrt()
     if not bool(rows.isfinite().all()) or not bool((size > 0).all()):
         return None
@@ -62,19 +62,28 @@ def _classes(observation: Observation, generator: torch.Generator) -> list[int]:
     return chosen
 
 
-def _outputs_and_errors(
-    network: nn.Module, module: nn.Module, inputs: Tensor, label: int
-) -> tuple[Tensor, Tensor] | None:
-    """``Z`` and ``dZ``, ``[N, m]`` each, of the module."""
+def _outputs_and_logits(network: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
+    """``Z [N, m]`` of the layer and the logits ``[N, C]`` as a function of it; gradients end at the layer."""
+    own = client_copy(network, batch_norm_trains=False).network.requires_grad_(False)
+    module = dict(own.named_modules()).get(layer)
+    if module is None:
+        return None
     seen: list[Tensor] = []
-    handle = module.register_forward_hook(lambda _, __, outputs: seen.append(outputs))
-    try:
-        with torch.enable_grad():
-            logits = network(inputs)
-            if len(seen) != 1 or seen[0].ndim != 2:
-                return None
-            loss = cross_entropy(logits, torch.full((len(inputs),), label, device=logits.device), reduction="sum")
-            (errors,) = torch.autograd.grad(loss, seen[0])
-    finally:
-        handle.remove()
-    return seen[0].detach(), errors.detach()
+
+    def cut(_: nn.Module, __: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
+        seen.append(outputs.detach().requires_grad_())
+        return seen[-1].clone()  # a ReLU in place would write into it
+
+    module.register_forward_hook(cut)
+    with torch.enable_grad():
+        logits = own(inputs.to(next(own.parameters())))
+    once = len(seen) == 1 and seen[0].ndim == 2
+    return (seen[0], logits) if once and isinstance(logits, Tensor) and logits.ndim == 2 else None
+
+
+def _errors(outputs: Tensor, logits: Tensor, label: int) -> Tensor:
+    """``dZ [N, m]`` of the summed cross-entropy, were all examples of one class."""
+    slope = logits.detach().softmax(dim=1)
+    slope[:, label] -= 1
+    (errors,) = torch.autograd.grad(logits, outputs, slope, retain_graph=True, materialize_grads=True)
+    return errors
