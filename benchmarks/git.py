@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,24 @@ from seepage.attacks.matching import dlg, ig, refined
 from seepage.attacks.publicdata import NearestPublic, PublicMean
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.training import Training, train_inverter
+from seepage.attacks.vitpatches import ViTPatches
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.metrics import match, psnr, ssim
+from seepage.networks.architectures import ViT
 from seepage.networks.zoo import build_network
-from seepage.types import Attack, GradientUpdate, Obstacle, Outcome, PrivateBatch, ThreatModel
+from seepage.types import (
+    Attack,
+    GradientUpdate,
+    Observation,
+    Obstacle,
+    Outcome,
+    PrivateBatch,
+    Progress,
+    Reconstruction,
+    ThreatModel,
+    go_on,
+)
 
 DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 RESULTS = Path(__file__).parent / "results" / "git.md"
@@ -123,10 +137,39 @@ def candidates(
     tried["IG"] = ig(iterations=full)
     tried["IG, a third"] = ig(iterations=full // 3)
     if "Coarse-GIT" in tried:
+        tried["Coarse-GIT"] = Remembered(tried["Coarse-GIT"])
         tried["Coarse-GIT + IG, a third"] = refined(tried["Coarse-GIT"], iterations=full // 6)  # two gradients each
+    if examples == 1 and isinstance(network, ViT):
+        tried["ViT-patches"] = ViTPatches()
     if examples == 1 and not isinstance(read_chain(network, public.inputs.shape[1:]), Obstacle):
         tried["Solved-GIT"] = SolvedGIT(public=public.inputs)
     return {word: attack for word, attack in tried.items() if not wanted or word in wanted}, spent
+
+
+class Remembered:
+    """An attack that is asked for the same update once: GIT+IG starts where GIT, measured just before, has ended."""
+
+    def __init__(self, attack: Attack) -> None:
+        self._attack = attack
+        self._last: tuple[GradientUpdate, Reconstruction] | None = None
+
+    @property
+    def name(self) -> str:
+        """The attack's."""
+        return self._attack.name
+
+    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
+        """The attack's."""
+        return self._attack.obstacles(observation)
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
+    ) -> Reconstruction:
+        """The attack's."""
+        update = observation.latest.update
+        if self._last is None or any(not value.equal(self._last[0][name]) for name, value in update.items()):
+            self._last = update, self._attack(observation, generator=generator, progress=progress)
+        return self._last[1]
 
 
 def split(source: str, pairs: int, seed: int) -> tuple[PrivateBatch, PrivateBatch]:
@@ -173,21 +216,25 @@ def robust(name: str, options: argparse.Namespace) -> None:
     """One example: noised gradients, pairs of other data, parameters that moved on after the training of the attack."""
     public, private = cifar("train_batch1"), cifar("test")
     other = load_dataset(str(DATA / "cifar100" / "cifar100_test.npz"), normalize="none")
-    found: dict[tuple[str, str], list[Score | None]] = defaultdict(list)
+    wanted = set(options.only.split(";")) if options.only else set()
     for seed in options.seeds:
+        found: dict[tuple[str, str], list[Score | None]] = defaultdict(list)
         chance = torch.Generator().manual_seed(seed)
         network = build_network(name, input_shape=public.input_shape, classes=10, seed=seed)
         order = torch.randperm(len(public), generator=chance)
         given, rest = public.batch(order[: options.pairs]), order[options.pairs :]
         foreign = other.batch(torch.randperm(len(other), generator=chance)[: options.pairs])
         foreign = PrivateBatch(inputs=foreign.inputs, labels=foreign.labels % 10)  # any label makes a gradient
-        tried: dict[str, Attack] = {}
+        tried: dict[str, Attack] = {"public mean": PublicMean(inputs=given.inputs)}
         for kind, word in ((InverterKind.LTI, "LTI"), (InverterKind.COARSE_GIT, "Coarse-GIT")):
             for data, source in ((given, ""), (foreign, ", pairs of CIFAR-100")):
-                tried[word + source], _ = trained(network, kind, data, examples=1, seconds=options.seconds, seed=seed)
+                if not wanted or word + source in wanted:
+                    tried[word + source], _ = trained(
+                        network, kind, data, examples=1, seconds=options.seconds, seed=seed
+                    )
         tried["Solved-GIT"] = SolvedGIT(public=given.inputs)
-        tried["Solved-GIT, public CIFAR-100"] = SolvedGIT(public=foreign.inputs)
         tried[f"IG, {FULL // 3}"] = ig(iterations=FULL // 3)
+        tried = {word: attack for word, attack in tried.items() if not wanted or word in wanted}
         moved = {steps: trained_on(network, public, rest, steps) for steps in (1, 10, 100)}
         for row in torch.randperm(len(private), generator=chance)[: options.batches]:
             batch = private.batch(row[None])
@@ -196,14 +243,14 @@ def robust(name: str, options: argparse.Namespace) -> None:
                 if "CIFAR" not in word:
                     cases |= {f"noise {share:g}": (network, share) for share in (1e-3, 1e-2, 1e-1)}
                     cases |= {f"{steps} steps on": (later, 0.0) for steps, later in moved.items()}
+                cases["10 steps on, noise 0.01"] = moved[10], 1e-2
                 for case, (victim, noise) in cases.items():
                     score = attacked(attack, victim, batch, noise=noise)
                     found[word, case].append(score)
-        done = [
-            {"attack": word, "case": case, "scores": scores, "pairs": options.pairs, "seeds": seed + 1}
-            for (word, case), scores in found.items()
-        ]
-        keep(done, part="robust", network=name)
+        done = [{"case": case, "scores": scores, "pairs": options.pairs} for (_, case), scores in found.items()]
+        for word in tried:
+            own = [row for row, (attack, _) in zip(done, found, strict=True) if attack == word]
+            keep(own, part="robust", network=name, seed=seed, attack=word)
         print(f"robust {name}: seed {seed} done", flush=True)
 
 

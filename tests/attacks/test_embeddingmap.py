@@ -7,7 +7,8 @@ from torch.func import functional_call, grad
 from torch.nn.functional import cross_entropy
 
 from seepage.attacks.blueprint import InverterKind, draw_blueprint
-from seepage.attacks.embeddingmap import EmbeddingMap, Pair
+from seepage.attacks.embeddingmap import EmbeddingMap
+from seepage.attacks.pairs import Pair
 from seepage.data.sources import load_dataset
 from seepage.networks.zoo import build_network
 

@@ -1,4 +1,4 @@
-"""The strongest attack that fits: an exact one where a ReLU layer allows it, else gradient matching."""
+"""The strongest attack that fits: exact at a ReLU layer or one image of a transformer, else gradient matching."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,11 +14,13 @@ from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import LEAST_SHARE, PATIENCE, SPEARPlusPlus
+from seepage.attacks.vitpatches import ViTPatches
 from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["Auto", "choose_attack"]
 
 _PLENTY = 12.0  # units an example from which the search on zeros alone is the quickest (benchmarks/results/phase.md)
+_SOLVED = 1e-3  # of the update, unexplained: beyond it there is noise, and matching takes all of the gradient
 _FEW = 8  # examples up to which SPEAR is through at its first draws (benchmarks/results/spearpp.md)
 
 
@@ -26,8 +28,9 @@ _FEW = 8  # examples up to which SPEAR is through at its first draws (benchmarks
 class Auto:
     """At a ReLU layer the exact attack that :func:`choose_attack` names from the gradient's rank; elsewhere matching.
 
-    Where no layer of the network goes into a ReLU, nothing can be certified: gradients are matched, for one example
-    from the solved recursion of GIT where that fits. That needs the batch size, known or restored.
+    Where no layer of the network goes into a ReLU, one image of a vision transformer is solved for, and certified if
+    rounding allows. Else gradients are matched, for one example from the solved recursion of GIT where that fits. That
+    needs the batch size, known or restored.
 
     Args:
         layer: path of the layer to attack; the first that fits if ``None``. An inner layer yields its inputs.
@@ -84,6 +87,13 @@ class Auto:
         return replace(result, stats={**result.stats, "chosen": attack, "because": because})
 
     def _matched(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Reconstruction:
+        patches = ViTPatches()
+        has_patches = not patches.obstacles(observation)
+        if has_patches:
+            solved = patches(observation, generator=generator, progress=progress)
+            if solved.outcome is Outcome.EXACT or float(solved.stats.get("residual", 1.0)) < _SOLVED:
+                because = "the errors at its patches are in the update, and the patches solve a linear system"
+                return replace(solved, stats={**solved.stats, "chosen": patches.name, "because": because})
         plain, chain = ig(budget=self.budget), SolvedGIT()
         ways, because = [plain], "no linear layer goes into a ReLU, so that nothing can be exact: gradients are matched"
         latest = observation.latest
@@ -91,6 +101,9 @@ class Auto:
         if alone and not chain.obstacles(observation):
             ways.insert(0, refined(chain, budget=self.budget))
             because += ", from the solved recursion"
+        if has_patches:
+            ways.insert(0, refined(patches, budget=self.budget))
+            because += ", from the solved patches"
         result = Reconstruction(outcome=Outcome.FAILED, reason="No way was tried.")
         for way in ways:
             result = way(observation, generator=generator, progress=progress)

@@ -8,12 +8,10 @@ from torch import Tensor, nn
 
 from seepage.attacks.blueprint import Blueprint
 from seepage.attacks.gradientfeatures import Hash
+from seepage.attacks.pairs import Pair
 from seepage.networks.layers import Activation
 
-__all__ = ["EmbeddingMap", "Pair"]
-
-Pair = tuple[dict[str, Tensor], Tensor, Tensor]
-"""Gradients ``[k, *shape]`` by name, inputs ``[k, b, *shape]`` and labels ``[k, b]``."""
+__all__ = ["EmbeddingMap", "read_embeddings", "read_labels"]
 
 _MOST = 1536  # numbers of an embedding; more are hashed: a matrix of so many rows is decomposed
 _DAMPINGS = (1e-10, 1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -63,12 +61,7 @@ class EmbeddingMap(nn.Module):
 
     def labels(self, gradients: Mapping[str, Tensor]) -> Tensor:
         """``[k, b]``, ascending: whole numbers nearest to ``b (p - gb)`` with the sum ``b``."""
-        open_ = self.examples * (self.probabilities - gradients[self.bias_name])  # [k, C]
-        found = []
-        for _ in range(self.examples):
-            found.append(open_.argmax(dim=1))
-            open_ = open_.scatter_add(1, found[-1][:, None], -torch.ones_like(open_[:, :1]))
-        return torch.stack(found, dim=1).sort(dim=1).values
+        return read_labels(gradients[self.bias_name], self.probabilities, self.examples)
 
     def fit(self, training: Iterable[Pair], held_out: Iterable[Pair]) -> None:
         """Mean predictions, scales and the map, the ridge's weight by the error on held-out pairs."""
@@ -118,15 +111,42 @@ class EmbeddingMap(nn.Module):
 
     def _embeddings(self, gradients: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         """``[k, b, outputs]``, before scaling."""
-        weight, bias = gradients[self.weight_name].double(), gradients[self.bias_name].double()
-        chosen = nn.functional.one_hot(labels, len(self.probabilities)).double()  # [k, b, C]
-        mean = bias + chosen.mean(dim=1)  # [k, C]
-        errors = (mean[:, None] - chosen) / self.examples  # [k, b, C]
-        found = torch.linalg.pinv(errors.transpose(1, 2), rtol=1e-4) @ weight  # [k, b, n]
-        if self.activation is Activation.SIGMOID:
-            found = found.clamp(1e-4, 1 - 1e-4).logit()
-        elif self.activation is Activation.TANH:
-            found = found.clamp(1e-4 - 1, 1 - 1e-4).atanh()
+        found = read_embeddings(gradients[self.weight_name], gradients[self.bias_name], labels, self.activation)
         k, b, n = found.shape
         hashed: Tensor = self.hash(found.float().reshape(k * b, n))
         return hashed.reshape(k, b, -1)
+
+
+def read_labels(errors: Tensor, probabilities: Tensor, examples: int) -> Tensor:
+    """``[k, b]``, ascending: whole numbers nearest to ``b (p - gb)`` with the sum ``b``.
+
+    Args:
+        errors: ``gb [k, C]`` of the last layer.
+        probabilities: ``p [C]``, the network's mean prediction.
+        examples: ``b``.
+    """
+    left = examples * (probabilities - errors)
+    found = []
+    for _ in range(examples):
+        found.append(left.argmax(dim=1))
+        left = left.scatter_add(1, found[-1][:, None], -torch.ones_like(left[:, :1]))
+    return torch.stack(found, dim=1).sort(dim=1).values
+
+
+def read_embeddings(weight: Tensor, bias: Tensor, labels: Tensor, activation: Activation) -> Tensor:
+    """``[k, b, n]`` in float64: what the last layer was given, example by example, its activation undone.
+
+    Args:
+        weight: its gradients ``[k, C, n]``.
+        bias: the same ``[k, C]``.
+        labels: ``[k, b]``.
+        activation: what the layer before ends with; sigmoid and tanh are undone.
+    """
+    weight, bias = weight.double(), bias.double()
+    chosen = nn.functional.one_hot(labels, bias.shape[1]).double()  # [k, b, C]
+    mean = bias + chosen.mean(dim=1)  # [k, C]
+    errors = (mean[:, None] - chosen) / labels.shape[1]  # [k, b, C]
+    found: Tensor = torch.linalg.pinv(errors.transpose(1, 2), rtol=1e-4) @ weight
+    if activation is Activation.SIGMOID:
+        return found.clamp(1e-4, 1 - 1e-4).logit()
+    return found.clamp(1e-4 - 1, 1 - 1e-4).atanh() if activation is Activation.TANH else found

@@ -1,5 +1,7 @@
 """What errors to expect at a layer, class by class: back-propagation of inputs that the server makes up."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,8 @@ from seepage.types import Observation
 
 __all__ = ["expected_errors"]
 
-_INPUTS = 64  # made up, the same for each class
+_INPUTS, _LEAST_INPUTS = 64, 16  # made up, the same for each class
+_ENTRIES = 1 << 22  # of all made-up inputs together
 _MOST_CLASSES = 32
 
 
@@ -29,7 +32,8 @@ def expected_errors(observation: Observation, layer: str, *, generator: torch.Ge
         ``[c, m]`` rows of unit mean square, float32; ``None`` if the network cannot be copied or run on made-up inputs,
         the layer is no module that is called once, or nothing comes back to it.
     """
-    inputs = noise_inputs(observation, _INPUTS, generator)
+    count = max(_LEAST_INPUTS, min(_INPUTS, _ENTRIES // math.prod(observation.input_shape)))
+    inputs = noise_inputs(observation, count, generator)
     classes = _classes(observation, generator)
     try:
         answer = _outputs_and_logits(observation.latest.network, layer, inputs)
@@ -55,7 +59,7 @@ def _classes(observation: Observation, generator: torch.Generator) -> list[int]:
         known = torch.tensor(sorted(set(labels.tolist())))
     else:
         layer = last_layer(observation)
-        present = layer.present.nonzero().flatten() if isinstance(layer, LastLayer) else labels
+        present = layer.present.nonzero().flatten() if isinstance(layer, LastLayer) else None
         known = torch.arange(observation.classes) if present is None or not len(present) else present
     order = torch.randperm(len(known), generator=generator, device=generator.device)[:_MOST_CLASSES]
     chosen: list[int] = known[order.to(known.device)].tolist()

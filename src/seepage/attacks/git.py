@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from seepage.attacks.blueprint import Blueprint, GradientLayer
-from seepage.attacks.embeddingmap import EmbeddingMap, Pair
+from seepage.attacks.embeddingmap import EmbeddingMap
 from seepage.attacks.gradientfeatures import LayerFeatures, divided
+from seepage.attacks.pairs import Pair
 from seepage.networks.layers import Activation
 
 __all__ = ["CoarseGIT", "ExactGIT"]

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from seepage.attacks.blueprint import GradientLayer
 
-__all__ = ["Hash", "LayerFeatures", "divided", "unit_rows"]
+__all__ = ["Hash", "LayerFeatures", "Sketch", "divided", "unit_rows"]
 
 _LARGEST = 10.0  # in a ratio of gradients: beyond it the divisor was rounding
 _WHOLE = 4096  # a recovered layer input of up to so many numbers is not hashed
+_SKETCHED = 65_536  # numbers of a whole gradient that are kept
 
 
 def unit_rows(rows: Tensor) -> Tensor:
@@ -75,6 +76,29 @@ class LayerFeatures(nn.Module):
             errors = gradients[self.layer.bias]  # [k, m]
             parts += [self.bias(unit_rows(errors)), self.input(divided(weight, errors))]
         return torch.cat(parts, dim=1)
+
+
+class Sketch:
+    """A whole gradient in at most 65,536 numbers: small tensors as they are, the largest hashed to one common size.
+
+    Args:
+        sizes: numbers in each tensor, by name; they decide the order.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        most = _SKETCHED
+        while sum(min(size, most) for size in sizes.values()) > _SKETCHED and most > 1:
+            most = max(1, most * 7 // 8)
+        self._hashes = {name: Hash(size, most, 7 + place) for place, (name, size) in enumerate(sizes.items())}
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many numbers of a sketch each tensor takes."""
+        return [each.outputs for each in self._hashes.values()]
+
+    def __call__(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """``[k, sum(lengths)]`` from gradients ``[k, *shape]`` by name."""
+        return torch.cat([each(gradients[name].flatten(1)) for name, each in self._hashes.items()], dim=1)
 
 
 def divided(weight: Tensor, errors: Tensor, *, largest: float | None = _LARGEST) -> Tensor:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,27 +14,36 @@ from torch import Tensor, nn
 from seepage.attacks.blueprint import Blueprint, InverterKind, read_blueprint
 from seepage.attacks.git import CoarseGIT, ExactGIT
 from seepage.attacks.lti import LTI
+from seepage.attacks.pairs import PublicExamples
+from seepage.attacks.roundmap import Mapped, RoundMap
 from seepage.errors import InputError
-from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["Inverter", "build_module", "load_inverter", "save_inverter"]
 
 _FORMAT = "seepage-inverter-1"
+_INPUTS, _LABELS = "public.inputs", "public.labels"
+_DIGITS = 10
 _BEYOND = 0.1  # of the valid range: a value so far outside it is wrong
 _UNLIKE = 0.1  # share of such values; of updates like those of training it stays below 1 % (docs/attacks/git.md)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inverter:
-    """A trained attack network. Approximate always; draws nothing.
+    """A trained attack network. Approximate always.
+
+    With public inputs at hand what it says is weighed against maps fitted at the weights of the round
+    (:class:`~seepage.attacks.roundmap.RoundMap`), so that neither noise nor later rounds spoil it.
 
     Args:
         blueprint: what it was built for.
         module: from gradients ``[k, *shape]`` by name to ``[k, b, *shape]``; never changed here.
+        public: examples of its training, with those that it was not trained on; ``None``: it answers alone.
     """
 
     blueprint: Blueprint
     module: nn.Module
+    public: PublicExamples | None = None
 
     @property
     def name(self) -> str:
@@ -69,19 +79,28 @@ class Inverter:
         self,
         observation: Observation,
         *,
-        generator: torch.Generator,  # noqa: ARG002 - draws nothing
-        progress: Progress = go_on,  # noqa: ARG002 - one pass
+        generator: torch.Generator,
+        progress: Progress = go_on,
     ) -> Reconstruction:
         """See the class."""
         update = observation.latest.update
         example = next(iter(update.values()))
         module = self.module.to(example.device)
-        with torch.no_grad():
-            gradients = {name: value.float()[None] for name, value in update.items()}
-            found = module(gradients)[0]
-            labels = module.labels(gradients) if isinstance(module, CoarseGIT) else None
         stats: dict[str, float | int | str | bool] = {"trained for examples": self.blueprint.examples}
         reason = "One pass of an attack network; nothing proves what it gives."
+        labels: Tensor | None
+        mapped = self._at_round(observation, generator, progress)
+        if mapped is not None:
+            found, labels = mapped.inputs, mapped.labels
+            stats |= mapped.stats
+            reason = "An attack network and maps fitted at the weights of the round; nothing proves what they give."
+        else:
+            with torch.no_grad():
+                gradients = {name: value.float()[None] for name, value in update.items()}
+                found = module(gradients)[0]
+                read = module.labels(gradients) if isinstance(module, CoarseGIT) else None
+            labels = None if read is None else read[0]
+            stats |= {} if self.public is None else {"stopped": INTERRUPTED}
         if not bool(found.isfinite().all()):
             reason = "The attack network gave no finite numbers: the update is unlike any it was trained on."
             return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
@@ -98,11 +117,27 @@ class Inverter:
         return Reconstruction(
             outcome=Outcome.APPROXIMATE,
             inputs=found.to(example.dtype),
-            labels=None if labels is None else labels[0],
+            labels=labels,
             certified=torch.zeros(len(found), dtype=torch.bool),
             reason=reason,
             stats=stats,
         )
+
+    def _at_round(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Mapped | None:
+        if self.public is None:
+            return None
+        latest = observation.latest
+        device = next(iter(latest.update.values())).device
+        mapping = RoundMap(blueprint=self.blueprint, public=self.public.to(device))
+        with torch.no_grad():
+            return mapping(
+                latest.network,
+                latest.update,
+                labels=latest.labels,
+                module=self.module,
+                generator=generator,
+                progress=progress,
+            )
 
 
 def build_module(blueprint: Blueprint) -> nn.Module:
@@ -130,8 +165,12 @@ def save_inverter(
     """
     path = Path(path)
     tensors = {f"module.{name}": value for name, value in inverter.module.state_dict().items()} | dict(extra or {})
+    if inverter.public is not None:
+        tensors |= {_INPUTS: inverter.public.inputs, _LABELS: inverter.public.labels}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     header = {"format": _FORMAT, "blueprint": inverter.blueprint.to_json(), "note": note}
+    if inverter.public is not None:
+        header["held_out"] = str(inverter.public.held_out)
     try:
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, partial, header)
         partial.replace(path)
@@ -171,11 +210,31 @@ def load_inverter(path: Path | str) -> Inverter:
                 if shape != list(value.shape):
                     raise InputError(f"{path}: `{name}` should have shape {list(value.shape)}; found {shape}.")
                 state[name] = file.get_tensor(f"module.{name}")
+            public = _public(file, blueprint, path) if _INPUTS in present else None
     except (SafetensorError, OSError) as error:
         raise InputError(f"The attack network should be a safetensors file; {path} is none ({error}).") from error
-    for name, value in state.items():
+    for name, value in (state if public is None else state | {_INPUTS: public.inputs}).items():
         if not value.is_floating_point() or not bool(value.isfinite().all()):
             raise InputError(f"{path}: `{name}` should hold finite numbers; found others.")
     module = build_module(blueprint)
     module.load_state_dict(state)
-    return Inverter(blueprint=blueprint, module=module.eval())
+    return Inverter(blueprint=blueprint, module=module.eval(), public=public)
+
+
+def _public(file: Any, blueprint: Blueprint, path: Path) -> PublicExamples:
+    """The public examples in a file."""
+    shapes = [file.get_slice(word).get_shape() if word in file.keys() else None for word in (_INPUTS, _LABELS)]  # noqa: SIM118
+    text = file.metadata().get("held_out", "")
+    held_out = int(text) if text.isascii() and text.isdigit() and len(text) < _DIGITS else 0
+    count = shapes[0][0] if shapes[0] else 0
+    enough = min(held_out, count - held_out) >= blueprint.examples
+    if shapes != [[count, *blueprint.input_shape], [count]] or not enough:
+        raise InputError(
+            f"{path}: `{_INPUTS}` and `{_LABELS}` should hold inputs {list(blueprint.input_shape)} and their labels, "
+            f"enough held out and enough others for batches of {blueprint.examples}; found {shapes}, held out {text!r}."
+        )
+    labels = file.get_tensor(_LABELS)
+    classes = blueprint.layers[-1].shape[0]
+    if labels.dtype != torch.int64 or not bool(((labels >= 0) & (labels < classes)).all()):
+        raise InputError(f"{path}: `{_LABELS}` should hold whole numbers in 0 to {classes - 1}; found others.")
+    return PublicExamples(inputs=file.get_tensor(_INPUTS), labels=labels, held_out=held_out)

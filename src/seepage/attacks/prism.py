@@ -44,7 +44,7 @@ _FEW = 128  # so are the guesses of a turn that has no more,
 _PLENTY = 64  # but not where the descent alone found as many
 _SAME = 1 - 1e-6  # cosine of copies
 _EASY = 12.0  # units an example above which the sphere search goes first
-_MANY, _ENOUGH = 150, 4.0  # examples from which unmixing is late (too few pixels), and units each that coupling needs
+_MANY, _ENOUGH = 150, 3.5  # examples from which unmixing is late (too few pixels), and units each that coupling needs
 _ROWS_AT_ONCE = 32  # mixtures filtered at a time
 
 
@@ -135,11 +135,14 @@ class PRISM:
                 for bank in self.filters
             ]
         examples, units = mixture.batch_size, len(mixture.white)
-        many = examples >= _MANY and units >= _ENOUGH * examples
-        kinds = [coupled, unmixing, sphere] if many else [unmixing, coupled, sphere]
+        kinds = [unmixing, coupled, sphere]
         if units >= _EASY * examples:
-            kinds.insert(0, kinds.pop())
-        arms = [arm for arm in chain(*zip_longest(*kinds)) if arm is not None]
+            kinds = [sphere, unmixing, coupled]
+        elif examples >= _MANY and _ENOUGH * examples <= units < _ROBUST_BELOW * examples:
+            kinds = [coupled, unmixing, sphere]
+        late = coupled if unmixing and units < _ENOUGH * examples else []
+        turns = chain(*zip_longest(*(kind for kind in kinds if kind is not late)), late)
+        arms = [arm for arm in turns if arm is not None]
         return [*arms[:1], *small_batch_arms(mixture), *arms[1:], Completion()]
 
 

@@ -11,20 +11,18 @@ import torch
 from safetensors import safe_open
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torch.func import functional_call, grad
-from torch.nn.functional import cross_entropy
 
 from seepage.attacks.blueprint import Blueprint
-from seepage.attacks.clientcopy import client_copy
-from seepage.attacks.embeddingmap import Pair
 from seepage.attacks.git import CoarseGIT
 from seepage.attacks.inverter import Inverter, build_module, load_inverter, save_inverter
-from seepage.attacks.objective import twice_differentiable
+from seepage.attacks.pairs import Pairs, PublicExamples
 from seepage.errors import InputError
 from seepage.types import Progress, go_on
 
 __all__ = ["Trained", "Training", "matched_error", "train_inverter"]
 
+_TAKEN = 2000  # public inputs that the attack takes along
+_TAKEN_NUMBERS = 2**24  # in all of them: a file of 64 MiB
 _LISTED = 4  # up to so many examples all orders are tried at once; beyond, one assignment a batch
 
 
@@ -125,7 +123,8 @@ def train_inverter(
     state = _State()
     if checkpoint is not None and checkpoint.is_file():
         _take_up(checkpoint, Inverter(blueprint=blueprint, module=module), training, optimizer, state)
-    pairs = _Pairs(network, inputs, labels, b)
+    pairs = Pairs(network, inputs, labels, b)
+    public = _kept(module, (inputs, labels), held, rest)
     if isinstance(module, CoarseGIT) and state.epoch == 0:
         module.fit(pairs.groups(rest, training.group), pairs.groups(held, training.group))
     if state.epoch == 0:
@@ -145,13 +144,13 @@ def train_inverter(
             losses.append(float(loss.detach()))
             note = f"epoch {state.epoch + 1}, held-out error {state.best:.4f}"
             if not progress(state.epoch * steps + at, training.epochs * steps, note):
-                return _finish(blueprint, module, state)
+                return _finish(blueprint, module, state, public)
         state.train.append(sum(losses) / max(1, len(losses)))
         state.epoch += 1
         _judge(module, pairs, held, training, state)
         if checkpoint is not None:
             _write(checkpoint, Inverter(blueprint=blueprint, module=module), training, optimizer, state)
-    return _finish(blueprint, module, state)
+    return _finish(blueprint, module, state, public)
 
 
 def matched_error(found: Tensor, truth: Tensor) -> Tensor:
@@ -173,31 +172,7 @@ def matched_error(found: Tensor, truth: Tensor) -> Tensor:
     return costs.gather(2, orders[:, :, None])[..., 0].mean(-1)
 
 
-class _Pairs:
-    """Gradients of groups of public examples, computed when they are asked for."""
-
-    def __init__(self, network: nn.Module, inputs: Tensor, labels: Tensor, examples: int) -> None:
-        self._network = client_copy(network).network.float()
-        self._parameters = {name: p.detach() for name, p in self._network.named_parameters() if p.requires_grad}
-        self._inputs, self._labels, self._examples = inputs.float(), labels, examples
-
-    def groups(self, rows: Tensor, group: int) -> "itertools.starmap[Pair]":
-        """``({name: [k, *shape]}, [k, b, *shape], [k, b])`` of the public inputs of ``rows``; a rest is left out."""
-        batches = rows[: len(rows) // self._examples * self._examples].reshape(-1, self._examples)
-        return itertools.starmap(self._pair, ((part,) for part in torch.split(batches, group)))
-
-    def _pair(self, rows: Tensor) -> Pair:
-        inputs, labels = self._inputs[rows], self._labels[rows]  # [k, b, *shape], [k, b]
-
-        def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return cross_entropy(functional_call(self._network, parameters, (x,)), y)
-
-        with twice_differentiable():  # the fast kernels of attention cannot be batched either
-            found: dict[str, Tensor] = torch.vmap(grad(loss), in_dims=(None, 0, 0))(self._parameters, inputs, labels)
-        return {name: value.detach() for name, value in found.items()}, inputs, labels
-
-
-def _judge(module: nn.Module, pairs: _Pairs, held: Tensor, training: Training, state: _State) -> None:
+def _judge(module: nn.Module, pairs: Pairs, held: Tensor, training: Training, state: _State) -> None:
     module.eval()
     with torch.no_grad():
         errors = torch.cat([matched_error(module(g), truth) for g, truth, _ in pairs.groups(held, training.group)])
@@ -209,11 +184,23 @@ def _judge(module: nn.Module, pairs: _Pairs, held: Tensor, training: Training, s
         state.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
-def _finish(blueprint: Blueprint, module: nn.Module, state: _State) -> Trained:
+def _kept(module: nn.Module, public: tuple[Tensor, Tensor], held: Tensor, rest: Tensor) -> PublicExamples | None:
+    """The public examples that the attack takes along; an attack network without the closed map takes none."""
+    if not isinstance(module, CoarseGIT) or module.map is None:
+        return None
+    inputs, labels = public
+    most = min(_TAKEN, _TAKEN_NUMBERS // max(1, inputs[0].numel()))
+    judges = held[: max(module.blueprint.examples, most // 5)]
+    rows = torch.cat([judges, rest[: max(module.blueprint.examples, most - len(judges))]])
+    return PublicExamples(inputs=inputs[rows].float(), labels=labels[rows], held_out=len(judges))
+
+
+def _finish(blueprint: Blueprint, module: nn.Module, state: _State, public: PublicExamples | None) -> Trained:
     if state.weights:
         module.load_state_dict(state.weights)
+    inverter = Inverter(blueprint=blueprint, module=module.eval(), public=public)
     return Trained(
-        inverter=Inverter(blueprint=blueprint, module=module.eval()),
+        inverter=inverter,
         train_errors=tuple(state.train),
         held_out_errors=tuple(state.held_out),
         best_epoch=state.best_epoch,

@@ -12,6 +12,7 @@ from seepage.attacks.prism import PRISM
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import SPEARPlusPlus
+from seepage.attacks.vitpatches import ViTPatches
 from seepage.audit.labelcatalogue import LABEL_ATTACKS
 from seepage.errors import InputError
 from seepage.federated import defenses
@@ -64,7 +65,7 @@ def _labels_only(make: Callable[[], Attack], paper: str, needs: str) -> Catalogu
 ATTACKS: Mapping[str, CatalogueEntry] = {
     "auto": CatalogueEntry(
         build=lambda budget, layer: Auto(budget=budget, layer=layer),
-        paper="SPEAR, SPEAR++ or PRISM, whichever fits; else IG",
+        paper="SPEAR, SPEAR++ or PRISM, whichever fits; else vit-patches or IG",
         recovers="whole batches, exactly, with labels and a certificate; without a ReLU layer, an approximation",
         needs="a linear layer with bias into a ReLU; else the batch size, known or restored",
     ),
@@ -110,11 +111,18 @@ ATTACKS: Mapping[str, CatalogueEntry] = {
         recovers="an approximation of one example, often up to rounding; no certificate",
         needs="one example; linear layers and convolutions with sigmoid, tanh or ReLU",
     ),
+    "vit-patches": CatalogueEntry(
+        build=lambda budget, layer: ViTPatches(),  # noqa: ARG005 - one least-squares problem
+        paper="this project, after APRIL (Lu et al., CVPR 2022)",
+        recovers="one image, up to rounding, with its label; certified if rounding allows",
+        needs="one example; a vision transformer with learned positions, no fewer numbers a token than patches",
+    ),
     **{name: _labels_only(*entry) for name, entry in LABEL_ATTACKS.items()},
 }
 
 _FROM_FILE = "git:"
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_STARTS: Mapping[str, Callable[[], Attack]] = {"solved-git": SolvedGIT, "vit-patches": ViTPatches}
 _FROM_START: Mapping[str, Callable[[Budget, Attack], Attack]] = {
     "dlg": lambda budget, start: dlg(budget=budget, start=start, name=f"{start.name}+dlg"),
     "idlg": lambda budget, start: idlg(budget=budget, start=start, name=f"{start.name}+idlg"),
@@ -143,8 +151,8 @@ def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Atta
     """The attack called ``name``.
 
     ``git:FILE`` is an attack network that ``seepage train`` wrote; ``git:FILE+ig`` starts ``ig`` (or ``dlg``, ``idlg``)
-    from it, and ``solved-git+ig`` from ``solved-git``. ``module:factory`` is one of the user's own: the
-    factory is called with those of ``budget`` and ``layer`` that its signature names.
+    from it, ``solved-git+ig`` from ``solved-git`` and ``vit-patches+ig`` from ``vit-patches``. ``module:factory`` is
+    one of the user's own: the factory is called with those of ``budget`` and ``layer`` that its signature names.
 
     Raises:
         InputError: there is none; the message lists those there are. Or the file is no attack network, or the factory
@@ -156,8 +164,8 @@ def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Atta
             return _FROM_START[then](budget, load_inverter(path))
         return load_inverter(name.removeprefix(_FROM_FILE))
     first, plus, then = name.rpartition("+")
-    if plus and first == "solved-git" and then in _FROM_START:
-        return _FROM_START[then](budget, SolvedGIT())
+    if plus and first in _STARTS and then in _FROM_START:
+        return _FROM_START[then](budget, _STARTS[first]())
     if _OWN.fullmatch(name):
         return _own_attack(name, budget, layer)
     if name not in ATTACKS:

@@ -129,7 +129,8 @@ def _print_spear(found: Preflight, batch_size: int) -> None:
     if layer is None:
         out.print(
             "SPEAR: no layer fits. auto matches gradients instead (ig): approximations, no certificate; it needs the "
-            "batch size (--knows batch-size) where the labels do not tell it.",
+            "batch size (--knows batch-size) where the labels do not tell it. One image of a vision transformer with "
+            "learned positions it solves for (vit-patches).",
             markup=False,
             soft_wrap=True,
         )

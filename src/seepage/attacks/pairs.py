@@ -1,0 +1,81 @@
+"""Pairs of gradients and public inputs, computed at a network's weights when they are asked for."""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+from torch.nn.functional import cross_entropy
+
+from seepage.attacks.clientcopy import client_copy
+from seepage.attacks.objective import twice_differentiable
+
+__all__ = ["Pair", "Pairs", "PublicExamples"]
+
+Pair = tuple[dict[str, Tensor], Tensor, Tensor]
+"""Gradients ``[k, *shape]`` by name, inputs ``[k, b, *shape]`` and labels ``[k, b]``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PublicExamples:
+    """Public examples that an attack takes along.
+
+    Args:
+        inputs: ``[N, *shape]`` as the network sees them.
+        labels: ``[N]``.
+        held_out: the first so many are kept for judging; no attack network should have seen them.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    held_out: int
+
+    def to(self, device: torch.device) -> "PublicExamples":
+        """On another device."""
+        return PublicExamples(inputs=self.inputs.to(device), labels=self.labels.to(device), held_out=self.held_out)
+
+
+class Pairs:
+    """Gradients of groups of public examples, at a copy of a network in the client's mode, in float32."""
+
+    def __init__(self, network: nn.Module, inputs: Tensor, labels: Tensor, examples: int) -> None:
+        self._network = client_copy(network).network.float()
+        self._parameters = {name: p.detach() for name, p in self._network.named_parameters() if p.requires_grad}
+        self._inputs, self._labels, self._examples = inputs.float(), labels, examples
+
+    @property
+    def names(self) -> list[str]:
+        """Of the parameters whose gradients are computed."""
+        return list(self._parameters)
+
+    @property
+    def numbers(self) -> int:
+        """In one gradient."""
+        return sum(value.numel() for value in self._parameters.values())
+
+    def groups(self, rows: Tensor, group: int) -> "itertools.starmap[Pair]":
+        """``({name: [k, *shape]}, [k, b, *shape], [k, b])`` of the public inputs of ``rows``; a rest is left out."""
+        batches = rows[: len(rows) // self._examples * self._examples].reshape(-1, self._examples)
+        return itertools.starmap(self.pair, ((part,) for part in torch.split(batches, group)))
+
+    def pair(self, rows: Tensor, labels: Tensor | None = None) -> Pair:
+        """Of the public inputs of ``rows [k, b]``, with their own labels or with ``labels [b]`` for each batch."""
+        inputs = self._inputs[rows]  # [k, b, *shape]
+        labels = self._labels[rows] if labels is None else labels.expand(rows.shape)  # [k, b]
+
+        def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return cross_entropy(functional_call(self._network, parameters, (x,)), y)
+
+        with twice_differentiable():  # the fast kernels of attention cannot be batched either
+            found: dict[str, Tensor] = torch.vmap(grad(loss), in_dims=(None, 0, 0))(self._parameters, inputs, labels)
+        return {name: value.detach() for name, value in found.items()}, inputs, labels
+
+    def predictions(self, rows: Tensor) -> Tensor:
+        """``[C]``: the mean of what the network says of the public inputs of ``rows [k, b]``."""
+
+        def said(x: Tensor) -> Tensor:
+            return functional_call(self._network, self._parameters, (x,)).softmax(dim=-1)  # type: ignore[no-any-return]
+
+        with torch.no_grad(), twice_differentiable():
+            return torch.vmap(said)(self._inputs[rows]).mean(dim=(0, 1))

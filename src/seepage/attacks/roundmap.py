@@ -1,0 +1,191 @@
+"""From an update to its inputs at the weights of the round: pairs with the labels that it shows, and ridges back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import lsq_linear
+from torch import Tensor, nn
+
+from seepage.attacks.blueprint import Blueprint
+from seepage.attacks.embeddingmap import read_labels
+from seepage.attacks.gradientviews import GradientViews, ViewReader, joined
+from seepage.attacks.pairs import Pairs, PublicExamples
+from seepage.attacks.ridge import ridge
+from seepage.types import Progress
+
+__all__ = ["Mapped", "RoundMap", "row_noise"]
+
+_MOST_PAIRS = 1500
+_JUDGES = 150  # held-out batches
+_AT_ONCE = 2**26  # numbers in the gradients of one pass
+
+Stats = dict[str, float | int | str | bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mapped:
+    """What a :class:`RoundMap` found.
+
+    Args:
+        inputs: ``[b, *shape]``, in the order of ``labels``.
+        labels: ``[b]``, ascending.
+        stats: numbers worth keeping.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    stats: Stats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RoundMap:
+    """Public examples, given the labels that the update shows, make pairs at the round's weights; ridges map back.
+
+    With the labels fixed, a gradient is a smooth function of its inputs, and a linear map back gives most of what it
+    tells. Mapped are the gradient as sent, each tensor's direction, and the embeddings that the last layer's gradient
+    holds, each with the damping that suits held-out pairs *under the noise that the update shows*. What they, an attack
+    network and the public means of the labels' classes say is then weighed by least squares on the same pairs, with
+    weights in [0, 1], as a difference from the public mean. Where that is not clearly better on held-out pairs, the
+    mean is answered.
+
+    Args:
+        blueprint: of the attack network; its last layer has to be linear with bias.
+        public: the held-out ones judge, the others make pairs.
+    """
+
+    blueprint: Blueprint
+    public: PublicExamples
+
+    def __call__(
+        self,
+        network: nn.Module,
+        update: Mapping[str, Tensor],
+        *,
+        labels: Tensor | None,
+        module: nn.Module,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> Mapped | None:
+        """``None`` if ``progress`` says stop.
+
+        Args:
+            network: at the weights of the round.
+            update: by name; what the network does not have is not read.
+            labels: ``[b]`` where the server knows them.
+            module: an attack network, from gradients ``[k, *shape]`` to inputs ``[k, b, *shape]``.
+            generator: draws which public examples make a batch, and noise.
+            progress: as everywhere.
+        """
+        last = self.blueprint.layers[-1]
+        pairs = Pairs(network, self.public.inputs, self.public.labels, self.blueprint.examples)
+        judges, kept = self._batches(generator)
+        sent = {name: update[name][None].float() for name in pairs.names if name in update}
+        predictions = pairs.predictions(kept)
+        known = labels is not None
+        if labels is None:
+            labels = read_labels(sent[str(last.bias)], predictions, self.blueprint.examples)[0]
+        labels = labels.sort().values
+        seen = ViewReader(self.blueprint, labels, {name: value.numel() for name, value in sent.items()})
+        noise = row_noise(update[last.weight])
+        group = max(1, min(64, _AT_ONCE // pairs.numbers))
+        judged, said, classes, learnt = [], [], [], []
+        for part in torch.split(judges, group):
+            clean, _, _ = pairs.pair(part, labels)
+            noised = {name: value + noise * _normal(value, generator) for name, value in clean.items()}
+            judged.append(seen(noised))
+            said.append(module(noised).flatten(1))
+            read = labels if known else read_labels(noised[str(last.bias)], predictions, self.blueprint.examples)
+            classes.append(torch.where(read == labels, self.public.labels[part], read))  # what is misread, misleads
+        judged.append(seen(sent))
+        said.append(module({name: value.float()[None] for name, value in update.items()}).flatten(1))
+        for at, part in enumerate(torch.split(kept, group)):
+            learnt.append(seen(pairs.pair(part, labels)[0]))
+            if not progress(min(len(kept), (at + 1) * group), len(kept), "pairs at the weights of the round"):
+                return None
+        rest = {"attack network": torch.cat(said), "class means": self._of_classes(torch.cat([*classes, labels[None]]))}
+        inputs, stats = self._weighed(joined(learnt), joined(judged), rest, kept, judges)
+        stats |= {"pairs at the round": len(kept), "noise seen": noise}
+        return Mapped(inputs=inputs, labels=labels, stats=stats)
+
+    def _batches(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Rows ``[J, b]`` of held-out batches and ``[M, b]`` of others; batches of several are drawn several times."""
+        b, held_out = self.blueprint.examples, self.public.held_out
+
+        def drawn(first: int, count: int, batches: int) -> Tensor:
+            each = max(1, count // b)
+            passes = -(-batches // each) if b > 1 else 1
+            rows = [torch.randperm(count, generator=generator)[: each * b] for _ in range(passes)]
+            return first + torch.cat(rows).reshape(-1, b)[:batches]
+
+        rest = len(self.public.inputs) - held_out
+        return drawn(0, held_out, _JUDGES), drawn(held_out, rest, _MOST_PAIRS)
+
+    def _weighed(
+        self, learnt: GradientViews, judged: GradientViews, said: Mapping[str, Tensor], kept: Tensor, judges: Tensor
+    ) -> tuple[Tensor, Stats]:
+        """Inputs ``[b, *shape]`` from the maps and from what others have ``said [J + 1, b P]``."""
+        b, mean = self.blueprint.examples, self._mean()
+        inputs = (self.public.inputs[kept] - mean).flatten(1)  # [M, b P]
+        truth = (self.public.inputs[judges] - mean).flatten(1)  # [J, b P]
+        judged = judged.rescaled(learnt)
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for word, rows, others in (
+            ("gradient", learnt.whole, judged.whole),
+            ("directions", learnt.directions(), judged.directions()),
+        ):
+            found[word] = ridge(rows, inputs, others[:-1], truth, others[-1:])
+        views = (learnt.embeddings, judged.embeddings[:-1], judged.embeddings[-1:])
+        apart, seen, asked = (view.flatten(0, 1) for view in views)
+        each = ridge(apart, inputs.reshape(len(apart), -1), seen, truth.reshape(len(seen), -1), asked)
+        found["embeddings"] = (each[0].reshape(len(truth), -1), each[1].reshape(1, -1))
+        for word, answer in said.items():
+            own = (answer - mean.flatten().repeat(b)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            found[word] = own[:-1], own[-1:]
+        columns = torch.stack([seen.flatten() for seen, _ in found.values()], dim=1).double()  # [J b P, 5]
+        weights = _weights(columns, truth.flatten().double())
+        blind = truth.square().mean(dim=1)  # [J]: the error of the mean
+        errors = ((columns @ weights).reshape(truth.shape) - truth).square().mean(dim=1)
+        if not _better(errors, blind):
+            weights, errors = torch.zeros_like(weights), blind
+        answer = torch.cat([asked for _, asked in found.values()], dim=0).T @ weights.to(mean)  # [b P]
+        stats: Stats = {f"weight of {word}": round(float(weights[at]), 3) for at, word in enumerate(found)}
+        stats |= {"held-out error": float(errors.mean()), "held-out error of the mean": float(blind.mean())}
+        return answer.reshape(b, *mean.shape) + mean, stats
+
+    def _mean(self) -> Tensor:
+        """``[*shape]`` of the public inputs that are not held out."""
+        return self.public.inputs[self.public.held_out :].mean(dim=0)
+
+    def _of_classes(self, labels: Tensor) -> Tensor:
+        """``[k, b P]``: the public means of the classes ``labels [k, b]``; of all where a class has none."""
+        inputs, own = self.public.inputs[self.public.held_out :].flatten(1), self.public.labels[self.public.held_out :]
+        counts = torch.bincount(own, minlength=self.blueprint.layers[-1].shape[0])[:, None]
+        sums = torch.zeros(len(counts), inputs.shape[1], device=inputs.device).index_add_(0, own, inputs)
+        means = torch.where(counts > 0, sums / counts.clamp_min(1), self._mean().flatten())
+        return means[labels].flatten(1)
+
+
+def row_noise(gradient: Tensor) -> float:
+    """Standard deviation of the noise on a last layer's weight gradient ``[C, n]``: without it the rows sum to zero.
+
+    The errors of a softmax with cross-entropy sum to zero for every example. Rounding counts as noise too.
+    """
+    return float((gradient.double().sum(dim=0).square().mean() / len(gradient)).sqrt())
+
+
+def _better(errors: Tensor, blind: Tensor) -> bool:
+    """Whether ``errors [J]`` lie below those of the mean by more than twice what chance makes of it."""
+    gain = blind - errors
+    return len(gain) > 1 and bool(gain.mean() > 2 * gain.std() / len(gain) ** 0.5)
+
+
+def _weights(columns: Tensor, target: Tensor) -> Tensor:
+    """``[k]`` in [0, 1], least squares of ``columns [N, k]`` against ``target [N]``."""
+    basis, factor = torch.linalg.qr(columns)
+    found = lsq_linear(factor.cpu().numpy(), (basis.T @ target).cpu().numpy(), bounds=(0, 1)).x
+    return torch.from_numpy(found).to(target)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=generator.device).to(like)

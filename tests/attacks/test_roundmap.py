@@ -1,0 +1,170 @@
+"""Maps fitted at the weights of the round: noise and later rounds do not take them below the public mean."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from seepage.attacks.blueprint import InverterKind, draw_blueprint
+from seepage.attacks.inverter import Inverter, load_inverter, save_inverter
+from seepage.attacks.ridge import ridge
+from seepage.attacks.roundmap import row_noise
+from seepage.attacks.training import Training, train_inverter
+from seepage.data.sources import load_dataset
+from seepage.errors import InputError
+from seepage.federated.rules import FedSGD
+from seepage.metrics import match
+from seepage.networks.zoo import build_network
+from seepage.types import INTERRUPTED, GradientUpdate, Observation, PrivateBatch, ThreatModel
+
+SHAPE = (1, 8, 8)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def net() -> nn.Module:
+    return build_network("mlp:32:sigmoid", input_shape=SHAPE, classes=10, seed=0)
+
+
+def digits(first: int, count: int) -> PrivateBatch:
+    return load_dataset("digits").batch(torch.arange(first, first + count))
+
+
+def trained(examples: int = 1) -> Inverter:
+    network, given = net(), digits(0, 400)
+    blueprint = draw_blueprint(
+        network, kind=InverterKind.COARSE_GIT, input_shape=SHAPE, examples=examples, width=16, buckets=32
+    )
+    return train_inverter(network, blueprint, given.inputs, given.labels, training=Training(epochs=1)).inverter
+
+
+def moved(steps: int = 30) -> nn.Module:
+    network, given = net(), digits(400, 300)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        cross_entropy(network(given.inputs), given.labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    optimizer.zero_grad()
+    return network
+
+
+def observe(network: nn.Module, batch: PrivateBatch, noise: float = 0.0) -> Observation:
+    sent = FedSGD()(network, batch, torch.Generator().manual_seed(0))
+    size = sum(float(value.square().sum()) for value in sent.values()) / sum(value.numel() for value in sent.values())
+    noised = {name: value + noise * size**0.5 * drawn(*value.shape) for name, value in sent.items()}
+    return ThreatModel(batch_size=True).view(
+        network=network, update=GradientUpdate(noised), batch=batch, rule=FedSGD(), classes=10
+    )
+
+
+def stop(done: int, total: int | None, note: str) -> bool:
+    return False
+
+
+def error(attack: Inverter, network: nn.Module, *, noise: float = 0.0, batches: int = 4) -> float:
+    b = attack.blueprint.examples
+    errors = []
+    for first in range(900, 900 + batches * b, b):
+        batch = digits(first, b)
+        found = attack(observe(network, batch, noise), generator=torch.Generator().manual_seed(0)).inputs
+        assert found is not None
+        errors.append(float((found[match(found, batch.inputs)] - batch.inputs).square().mean()))
+    return sum(errors) / len(errors)
+
+
+def mean_error(batches: int = 4) -> float:
+    truth = digits(900, batches).inputs
+    return float((truth - digits(0, 400).inputs.mean(dim=0)).square().mean())
+
+
+def test_later_rounds_and_noise_spoil_the_attack_network_but_not_the_map() -> None:
+    attack = trained()
+    alone = dataclasses.replace(attack, public=None)
+    for network, noise in ((moved(), 0.0), (net(), 0.3)):
+        assert error(attack, network, noise=noise) < 0.8 * mean_error()
+        assert error(attack, network, noise=noise) < 0.8 * error(alone, network, noise=noise)
+    assert error(attack, net()) < 1.02 * error(alone, net())
+
+
+def test_batches_are_mapped_at_later_rounds_too() -> None:
+    assert error(trained(2), moved(), batches=2) < 0.8 * mean_error(4)
+
+
+def test_where_noise_covers_everything_the_mean_is_answered() -> None:
+    found = error(trained(), net(), noise=100.0)
+    assert found == pytest.approx(mean_error(), rel=0.05)
+
+
+def test_noise_is_read_off_the_sums_of_the_last_layers_rows() -> None:
+    last = FedSGD()(net(), digits(0, 4), torch.Generator().manual_seed(0))["3.weight"]
+    assert row_noise(last) < 1e-7
+    big = last.repeat(1, 50)
+    assert row_noise(big + 0.01 * drawn(*big.shape)) == pytest.approx(0.01, rel=0.1)
+
+
+def test_a_clipped_update_is_brought_to_scale() -> None:
+    attack, plain = trained(), observe(net(), digits(900, 1))
+    small = GradientUpdate({name: 0.01 * value for name, value in plain.latest.update.items()})
+    clipped = dataclasses.replace(plain, rounds=(dataclasses.replace(plain.latest, update=small, labels=None),))
+    known = dataclasses.replace(clipped, rounds=(dataclasses.replace(clipped.latest, labels=digits(900, 1).labels),))
+    found = attack(known, generator=torch.Generator().manual_seed(0)).inputs
+    assert found is not None
+    assert float((found - digits(900, 1).inputs).square().mean()) < 0.7 * mean_error(1)
+
+
+def test_an_interruption_leaves_the_attack_networks_own_answer() -> None:
+    attack, seen = trained(), observe(net(), digits(900, 1))
+    found = attack(seen, generator=torch.Generator().manual_seed(0), progress=stop)
+    alone = dataclasses.replace(attack, public=None)(seen, generator=torch.Generator())
+    assert found.stats["stopped"] == INTERRUPTED
+    assert found.inputs is not None
+    assert alone.inputs is not None
+    assert found.inputs.equal(alone.inputs)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(60, 20), (20, 60)])
+def test_a_ridge_finds_a_linear_map_and_gives_up_on_noise(rows: int, columns: int) -> None:
+    # Rows of rank 5: few enough for either form.
+    basis, map_ = drawn(5, columns, seed=1), drawn(columns, 3, seed=2)
+    x, judges, asked = (drawn(count, 5, seed=seed) @ basis for count, seed in ((rows, 3), (30, 4), (7, 5)))
+    center = x.mean(dim=0)
+    targets, truth, wanted = ((each - center) @ map_ for each in (x, judges, asked))
+    seen, found = ridge(x, targets, judges, truth, asked)
+    torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(seen, truth, atol=1e-3, rtol=1e-3)
+    _, nothing = ridge(x, drawn(rows, 3, seed=6), judges, drawn(30, 3, seed=7), asked)
+    assert float(nothing.square().mean()) < 0.2
+
+
+def test_a_file_takes_the_public_inputs_along_and_bad_ones_are_refused(tmp_path: Path) -> None:
+    attack, path = trained(), tmp_path / "git.safetensors"
+    save_inverter(attack, path)
+    back = load_inverter(path)
+    assert attack.public is not None
+    assert back.public is not None
+    assert back.public.inputs.equal(attack.public.inputs)
+    assert back.public.labels.equal(attack.public.labels)
+    assert back.public.held_out == attack.public.held_out > 0
+    with safe_open(path, framework="pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, header | {"held_out": "9999"})
+    with pytest.raises(InputError, match="held out"):
+        load_inverter(path)
+    inputs, labels = attack.public.inputs, attack.public.labels
+    for change, word in (
+        ({"public.inputs": inputs[:, :, :4].contiguous()}, "should hold inputs"),
+        ({"public.inputs": torch.full_like(inputs, torch.nan)}, "finite"),
+        ({"public.labels": labels[1:].contiguous()}, "should hold inputs"),
+        ({"public.labels": labels + 99}, "whole numbers"),
+    ):
+        save_file(tensors | change, path, header)
+        with pytest.raises(InputError, match=word):
+            load_inverter(path)
