@@ -68,8 +68,8 @@ def heights(mixture: Mixture, found: Found) -> Tensor:
 
     An input is ``x = right^T S N u`` with ``N [b, k]`` the complement of the directions found: ``Q^T (p / s) = I``
     holds exactly, and the search for the rest gets easier with each. Errors of different examples are nearly
-    orthogonal, so that the batch's own covariance is about ``S^2`` and that of ``u`` the identity. Rows have a unit
-    mean square.
+    orthogonal, so that the batch's own covariance is about ``S^2`` and that of ``u`` the identity. Rows have a
+    mean square length of one, and so has the bias.
     """
     columns = mixture.height * mixture.factors.singular
     if 0 < len(found) < mixture.batch_size:
