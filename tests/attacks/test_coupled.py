@@ -19,6 +19,9 @@ def digits() -> Dataset:
     return load_dataset("digits")
 
 
+ALL = torch.ones(120, dtype=torch.bool)
+
+
 def observed(
     dataset: Dataset, batch_size: int, network: str, knows: ThreatModel | None = None
 ) -> tuple[Observation, PrivateBatch]:
@@ -66,8 +69,7 @@ def test_expected_errors_are_like_those_of_the_client(digits: Dataset) -> None:
     loss = nn.functional.cross_entropy(network(batch.inputs), batch.labels, reduction="sum")
     handle.remove()
     (errors,) = torch.autograd.grad(loss, seen[0])
-    every = torch.ones(120, dtype=torch.bool)
-    expected = expected_errors(observation, "1", awake=every, generator=torch.Generator().manual_seed(0))
+    expected = expected_errors(observation, "1", awake=ALL, generator=torch.Generator().manual_seed(0))
     assert expected is not None
     assert expected.square().mean(dim=1).sqrt() == pytest.approx(torch.ones(len(expected)), abs=1e-4)
     on = seen[0] > 0
@@ -87,3 +89,75 @@ def test_known_labels_narrow_the_classes_and_a_layer_that_is_no_module_has_none(
     assert expected.shape == (len(set(batch.labels.tolist())), 5)
     assert expected.square().mean(dim=1) == pytest.approx(torch.ones(len(expected)), abs=1e-4)
     assert expected_errors(observation, "nowhere", awake=few, generator=torch.Generator().manual_seed(0)) is None
+
+
+def test_a_layer_with_most_units_dead_comes_out(digits: Dataset) -> None:
+    network = build_network("mlp:400,100", input_shape=digits.input_shape, classes=digits.classes, seed=0)
+    with torch.no_grad():
+        network.get_submodule("1").bias[:320] = -1e3
+    batch = digits.batch(torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))[:12])
+    update = FedSGD()(network, batch, torch.Generator())
+    view = ThreatModel().view(network=network, update=update, batch=batch, rule=FedSGD(), classes=digits.classes)
+    assert_whole(run(PRISM(filters=(), searches=()), view), batch)
+
+
+class Headless(nn.Module):
+    """Logits of larger batches do not depend on the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 40), nn.Linear(40, 10)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(inputs.flatten(1)).relu()
+        logits: torch.Tensor = self.last(hidden.detach() if len(inputs) > 8 else hidden)
+        return logits
+
+
+class Single(Headless):
+    """Refuses larger batches."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if len(inputs) > 8:
+            raise ValueError("one example at a time")
+        return super().forward(inputs)
+
+
+@pytest.mark.parametrize("kind", [Headless, Single])
+def test_a_network_that_answers_nothing_gives_no_hint(digits: Dataset, kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    network, batch = kind(), digits.batch(torch.arange(4))
+    update = FedSGD()(network, batch, torch.Generator())
+    view = ThreatModel().view(network=network, update=update, batch=batch, rule=FedSGD(), classes=10)
+    assert expected_errors(view, "first", awake=ALL, generator=torch.Generator().manual_seed(0)) is None
+
+
+def test_frozen_networks_and_relus_in_place_are_expected_the_same(digits: Dataset) -> None:
+    observation, _ = observed(digits, 4, "mlp:120,60")
+    network = observation.latest.network
+    plain = expected_errors(observation, "1", awake=ALL, generator=torch.Generator().manual_seed(0))
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = True
+    network.requires_grad_(False)
+    again = expected_errors(observation, "1", awake=ALL, generator=torch.Generator().manual_seed(0))
+    assert plain is not None
+    assert again is not None
+    torch.testing.assert_close(again, plain)
+
+
+class Functional(Headless):
+    """The layer is never called as a module."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = nn.functional.linear(inputs.flatten(1), self.first.weight, self.first.bias).relu()
+        logits: torch.Tensor = self.last(hidden)
+        return logits
+
+
+def test_a_layer_that_is_called_as_a_function_is_no_error(digits: Dataset) -> None:
+    torch.manual_seed(0)
+    network, batch = Functional(), digits.batch(torch.arange(4))
+    update = FedSGD()(network, batch, torch.Generator())
+    view = ThreatModel().view(network=network, update=update, batch=batch, rule=FedSGD(), classes=10)
+    assert run(PRISM(), view).outcome is not Outcome.FAILED

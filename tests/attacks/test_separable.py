@@ -1,13 +1,17 @@
 """Zeros that no single input explains are no example's."""
 
+from dataclasses import replace
+
 import torch
 from torch.nn.functional import normalize
 
 from seepage.attacks.auto import Auto
+from seepage.attacks.disaggregation import Budget
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.separable import separable_share
 from seepage.data.sources import load_dataset
+from seepage.federated.fedavg import FedAvg
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
 from seepage.types import Observation, Outcome, PrivateBatch, ThreatModel
@@ -60,3 +64,39 @@ def test_errors_that_are_parallel_hide_nobody() -> None:
 def test_no_direction_no_share() -> None:
     mixture = mixture_of(of_two_classes(4, 100)[0])
     assert separable_share(mixture, mixture.L.new_zeros(0, mixture.batch_size)).shape == (0,)
+
+
+def test_nothing_is_asked_of_zeros_that_are_no_gates() -> None:
+    digits = load_dataset("digits")
+    batch = digits.batch(torch.arange(4))
+    network = build_network("mlp:100", input_shape=digits.input_shape, classes=10, seed=0)
+    dropping = torch.nn.Sequential(network, torch.nn.Dropout(0.3)).train()
+    for sent, rule, gated in (
+        (network, FedSGD(), True),
+        (network, FedAvg(epochs=2), False),
+        (dropping, FedSGD(), False),
+    ):
+        update = rule(sent, batch, torch.Generator())
+        view = ThreatModel().view(network=sent, update=update, batch=batch, rule=rule, classes=10)
+        layer = find_relu_layer(view)
+        assert isinstance(layer, ReLULayer)
+        assert layer.gated is gated
+        unknown = find_relu_layer(replace(view, rule=None))
+        assert isinstance(unknown, ReLULayer)
+        assert not unknown.gated
+
+
+def test_directions_set_aside_come_out_at_the_end_where_a_pruned_layer_makes_the_zeros() -> None:
+    digits = load_dataset("digits")
+    batch = digits.batch(torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))[:4])
+    network = build_network("mlp:200,30", input_shape=digits.input_shape, classes=10, seed=0)
+    second = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][1]
+    with torch.no_grad():
+        second.weight[second.weight.abs() < second.weight.abs().flatten().quantile(0.9)] = 0.0
+    update = FedSGD()(network, batch, torch.Generator())
+    view = ThreatModel().view(network=network, update=update, batch=batch, rule=FedSGD(), classes=10)
+    result = Auto(budget=Budget(samples=3000))(view, generator=torch.Generator().manual_seed(0))
+    assert result.inputs is not None
+    assert int(result.stats["directions"]) < 4
+    nearest = torch.cdist(batch.inputs.flatten(1), result.inputs.flatten(1), p=torch.inf).min(dim=1)
+    assert float(nearest.values.max()) < 1e-3

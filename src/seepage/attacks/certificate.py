@@ -149,7 +149,10 @@ def replay(
             )
         batch = Batch(examples=examples, labels=best, weights=shares, errors=errors)
         gap = update_gap(observation, layer, batch, generator)
-    except RuntimeError as raised:  # batch norm or dropout in training mode: one example alone is not what was run
+    except (
+        RuntimeError,
+        ValueError,
+    ) as raised:  # batch norm or dropout in training mode: one example alone is not what was run
         return f"the network cannot be run on one example at a time ({str(raised).splitlines()[0][:120]})"
     return Replay(labels=best, weights=shares, residual=residuals, update_residual=gap)
 

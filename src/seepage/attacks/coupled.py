@@ -49,7 +49,9 @@ class CoupledSearch:
         expected = None
         if self.expected is not None:
             classes = torch.arange(len(starts), device=U.device) % len(self.expected)
-            expected = _LIKENESS * 2**0.5 * self.expected.to(U)[classes][:, units]
+            errors = self.expected.to(U)[:, units]  # of the units asleep none is among these: their size is not one
+            errors = errors / errors.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-30)
+            expected = _LIKENESS * 2**0.5 * errors[classes]
             starts = starts * (starts * (expected @ U)).sum(dim=1, keepdim=True).sign()
         known = None
         if 0 < len(found) < mixture.batch_size:
@@ -58,7 +60,7 @@ class CoupledSearch:
             starts = starts - (starts @ basis) @ basis.T
         ends = descent(U, H, starts, expected=expected, known=known)
         work = 4.0 * len(starts) * (U.numel() + H.numel()) * descent.steps
-        return Proposals(directions=round_distinct(mixture, found, ends), cost=count, work=work)
+        return Proposals(directions=round_distinct(mixture, found, ends), cost=len(starts), work=work)
 
 
 def heights(mixture: Mixture, found: Found) -> Tensor:
@@ -66,8 +68,8 @@ def heights(mixture: Mixture, found: Found) -> Tensor:
 
     An input is ``x = right^T S N u`` with ``N [b, k]`` the complement of the directions found: ``Q^T (p / s) = I``
     holds exactly, and the search for the rest gets easier with each. Errors of different examples are nearly
-    orthogonal, so that the batch's own covariance is about ``S^2`` and that of ``u`` the identity. Rows have a unit
-    mean square.
+    orthogonal, so that the batch's own covariance is about ``S^2`` and that of ``u`` the identity. Rows have a
+    mean square length of one, and so has the bias.
     """
     columns = mixture.height * mixture.factors.singular
     if 0 < len(found) < mixture.batch_size:

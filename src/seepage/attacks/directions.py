@@ -1,7 +1,7 @@
 """Directions on their way from a proposal to acceptance: refined, filtered, proved unique, merged."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -29,8 +29,9 @@ _EXACT_SHARE = 0.98  # of loose zeros that are zeros already, above which a prop
 _SAME_PROPOSAL = 1 - 1e-6
 _SAME_DIRECTION = 1 - 1e-9
 _MOST_REFUSED = 4096  # remembered; each candidate is compared with all of them
+_MOST_ASIDE = 512
 _FINER = 0.05  # from one tolerance to the next
-_SEPARABLE = 0.92  # share of units that a true direction's own input explains; combinations were seen at 0.6 to 0.89
+_SEPARABLE = 0.92  # share of units that a true direction's own input explains; combinations were seen at 0.55 to 0.89
 _SMALL = 0.1  # entry, as a share of a root mean square, that may become a zero
 _ROUNDS_OF_BOTH, _ROUNDS_OF_ONE = 3, 7  # of reweighting, for both signs of a guess and for the better one
 _SURE = 0.6  # pre-activation, as a share of its root mean square, below which a guess is trusted to be off
@@ -45,15 +46,26 @@ class Found:
         zeros: ``[f]`` zeros of each.
         refused: ``[r, b]`` the latest sparse directions that were rejected, so that none is tried again.
         rejected: how many were not pinned, or no input explains their zeros: combinations of examples, mostly.
+        aside: of the refused, the latest that were pinned: true ones if zeros come from elsewhere (pruned networks).
+        aside_zeros: zeros of each.
     """
 
     directions: Tensor
     zeros: Tensor
     refused: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
     rejected: int = 0
+    aside: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
+    aside_zeros: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def __len__(self) -> int:
         return len(self.directions)
+
+    def with_aside(self) -> "Found":
+        """As if no input had been asked for: for the end, where too few were found."""
+        if not len(self.aside):
+            return self
+        directions = torch.cat([self.directions, self.aside])
+        return replace(self, directions=directions, zeros=torch.cat([self.zeros, self.aside_zeros]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +110,13 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     keep = merge_directions(directions, known, coherence=_SAME_DIRECTION)
     directions, zeros = directions[keep], zeros[keep]
     keep = pinned(mixture.L, zeros, rank_tol=mixture.rank_tol)
-    if not mixture.noisy:
-        keep[keep.clone()] = separable_share(mixture, directions[keep]) >= _SEPARABLE
+    if mixture.layer.gated and not mixture.noisy:
+        inseparable = keep.clone()
+        inseparable[keep] = separable_share(mixture, directions[keep]) < _SEPARABLE
+        found.aside = torch.cat([found.aside.reshape(-1, directions.shape[1]).to(directions), directions[inseparable]])
+        found.aside_zeros = torch.cat([found.aside_zeros, zeros[inseparable].sum(dim=1).cpu()])
+        found.aside, found.aside_zeros = found.aside[-_MOST_ASIDE:], found.aside_zeros[-_MOST_ASIDE:]
+        keep &= ~inseparable
     refused = torch.cat([found.refused.reshape(-1, directions.shape[1]).to(directions), directions[~keep]])
     found.refused = refused[-_MOST_REFUSED:]
     found.rejected += int((~keep).sum())

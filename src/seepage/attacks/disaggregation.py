@@ -124,6 +124,8 @@ def disaggregate(
         stopped = "there was nothing more to propose"
     if solution is None and len(found):
         solution = choose(mixture, observation, found, generator)
+    if stopped != INTERRUPTED and len(found.aside) and (solution is None or not bool(solution.evident.all())):
+        solution = better(solution, choose(mixture, observation, found.with_aside(), generator))
     return _conclude(
         mixture=mixture, observation=observation, found=found, solution=solution, cost=cost, stopped=stopped
     )

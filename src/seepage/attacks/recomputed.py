@@ -93,8 +93,13 @@ def _gradient(observation: Observation, layer: ReLULayer, batch: Batch) -> tuple
     network = observation.latest.network
     state = {name: value.detach() for name, value in (*network.named_parameters(), *network.named_buffers())}
     free = {name: state[name].detach().requires_grad_() for name in observation.latest.update if name in state}
-    with torch.enable_grad(), _output(network.get_submodule(layer.name)) as seen:
+    module = dict(network.named_modules()).get(layer.name)
+    if module is None:
+        raise RuntimeError(f"{layer.name} is no module")
+    with torch.enable_grad(), _output(module) as seen:
         logits = functional_call(network, {**state, **free}, (batch.examples,))
+        if not seen:
+            raise RuntimeError(f"module {layer.name} is not called")
         losses = cross_entropy(logits, batch.labels, reduction="none")
         loss = (batch.weights.to(losses) * losses).sum()
         *gradients, errors = torch.autograd.grad(loss, [*free.values(), seen[0]], materialize_grads=True)

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
 
 from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
-from seepage.types import Observation, Obstacle
+from seepage.types import Observation, Obstacle, Traces
 
 __all__ = ["ReLULayer", "find_relu_layer"]
 
@@ -25,6 +26,8 @@ class ReLULayer:
         input_shape: shape of one input of this layer.
         reads_input: whether its inputs are the network's own.
         rounding: of the entries of ``weight_gradient``, beyond that of its dtype.
+        gated: whether an example's error is zero where its input, at the weights sent out, switches a unit off, and
+            elsewhere by accident only: not known of other weights (local steps), and dropout makes zeros of its own.
     """
 
     name: str
@@ -36,6 +39,7 @@ class ReLULayer:
     input_shape: tuple[int, ...]
     reads_input: bool
     rounding: float = 0.0
+    gated: bool = True
 
 
 def find_relu_layer(observation: Observation, name: str | None = None) -> ReLULayer | list[Obstacle]:
@@ -96,4 +100,12 @@ def _read(layer: AffineLayer, observation: Observation) -> ReLULayer:
             rounding=0.0
             if observation.rule is None
             else observation.rule.rounding(parameters[layer.weight], batch_size=observation.latest.batch_size),
+            gated=_gated(observation),
         )
+
+
+def _gated(observation: Observation) -> bool:
+    rule, modules = observation.rule, observation.latest.network.modules()
+    if any(isinstance(module, _DropoutNd) and module.training and module.p > 0 for module in modules):
+        return False
+    return rule is not None and (rule.is_gradient or rule.traces is Traces.AT_START)

@@ -27,6 +27,8 @@ def separable_share(mixture: Mixture, directions: Tensor) -> Tensor:
     Returns:
         ``[k]``: 1 for a true direction, up to units that are off by a hair.
     """
+    if not len(directions):
+        return directions.new_zeros(0)
     bias = mixture.layer.bias[mixture.awake].to(mixture.height)[:, None]
     H = torch.cat([mixture.height * mixture.factors.singular, bias + 1e-12], dim=1)
     H = H / H.norm(dim=0).clamp_min(1e-300)

@@ -14,6 +14,7 @@ __all__ = ["Coupling"]
 
 _MOMENTUM, _MEMORY = 0.9, 0.95
 _AWAKE = 2.0  # variance of an error that is not zero: half of them are, and together they have variance one
+_LEAST_REST = 0.5  # of it that expected errors leave, however large they are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ class Coupling:
         q = _unit(starts.to(U))
         u = torch.zeros(len(q), H.shape[1], dtype=U.dtype, device=U.device)
         mean = None if expected is None else expected.to(U)
-        rest = _AWAKE if mean is None else _AWAKE - float(mean.square().mean())
+        rest = _AWAKE if mean is None else max(_AWAKE - float(mean.square().mean()), _LEAST_REST)
         slope_q, slope_u = _Moments(q), _Moments(u)
         for step in range(self.steps):
             over = step / self.steps
