@@ -157,3 +157,15 @@ def test_no_batch_size_is_certified_where_examples_of_one_class_hide_behind_thei
         assert right or result.outcome is not Outcome.EXACT
         entry = RestoreLabels(exact=ExactLabels(rounds=3))(seen, generator=torch.Generator().manual_seed(0))
         assert entry.outcome is Outcome.EXACT or "at least these classes: 7" in (entry.reason or "")
+
+
+def test_of_examples_that_are_all_wrong_none_is_left_and_nothing_breaks() -> None:
+    layer, embeddings, labels = batch(0)
+    pencil = read_balanced(layer, reach=0.75)
+    assert pencil is not None
+    true = some(pencil, embeddings, labels, missing=5)
+    a = torch.randn(true.a.shape, generator=torch.Generator().manual_seed(1)).double()
+    a = a / (a @ pencil.one)[:, None]
+    wrong = Found(classes=true.classes, a=a, errors=client_errors(pencil, true.classes, a), examples=true.examples)
+    answer = completed(pencil, wrong, clipped=False, steps=STEPS)
+    assert not answer.proved

@@ -39,6 +39,8 @@ def completed(pencil: Balanced, found: Found, *, clipped: bool, steps: int) -> F
         return found
     kept, rest = found, None
     for _ in range(_ROUNDS):
+        if not len(kept.a):  # none of them fitted the others: there is nothing to add to
+            return found
         joint = _refined(pencil, kept, rest, clipped=clipped)
         if joint is None:
             return found
