@@ -38,6 +38,7 @@ from seepage.types import (
 
 DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 RESULTS = Path(__file__).parent / "results"
+INNER = "3"  # the second linear layer of an MLP
 CIFAR, CIFAR_TRAIN = "cifar10/cifar10_test.npz", "cifar10/cifar10_train_batch1.npz"
 
 
@@ -78,6 +79,14 @@ def coupling(budget: Budget) -> Attack:
     return PRISM(budget=budget, filters=(), searches=())
 
 
+def prism_inside(budget: Budget) -> Attack:
+    return PRISM(budget=budget, layer=INNER)
+
+
+def spearpp_inside(budget: Budget) -> Attack:
+    return SPEARPlusPlus(budget=budget, layer=INNER)
+
+
 def mlp(width: int, hidden: int) -> str:
     """First layer ``width`` wide, the others 400."""
     return "mlp:" + ",".join([str(width), *["400"] * (hidden - 1)])
@@ -113,18 +122,50 @@ def prism_cells() -> Iterator[Cell]:
     yield Cell(attack=prism, batch_size=100, network=mlp(1000, 1), title="one hidden layer")
     for hidden in (2, 4, 6):
         yield Cell(attack=prism, batch_size=100, network=mlp(1000, hidden), seeds=3)
-    for batch_size, width, seeds in ((40, 400, 10), (100, 1000, 10), (210, 2100, 3)):
-        for attack in (spearpp, unmixing, coupling, prism):
-            yield Cell(attack=attack, batch_size=batch_size, network=mlp(width, 3), seeds=seeds, title="side by side")
-    for width in (150, 200, 400):
-        for attack in (spearpp, prism):
-            yield Cell(
-                attack=attack, batch_size=32, network=mlp(width, 3), source="tabular/adult.test", seconds=20.0, seeds=5
-            )
     yield Cell(attack=prism, batch_size=64, network=mlp(400, 3), source="lfw/images", size=64, seeds=3)
     yield Cell(attack=prism, batch_size=64, network=mlp(320, 3), source="imagenet64/imagenet64_500.npz", seeds=3)
     yield Cell(attack=prism, batch_size=64, network=mlp(1000, 3), source="imagenet224/images", seeds=3)
     yield Cell(attack=prism, batch_size=65, network=mlp(1000, 3), normalize="none", seeds=3, title="inputs in [0, 1]")
+
+
+def side_cells() -> Iterator[Cell]:
+    for batch_size, width, seeds in ((40, 400, 10), (100, 1000, 5), (210, 1680, 2), (210, 2100, 2)):
+        for attack in (spearpp, unmixing, coupling, prism):
+            yield Cell(attack=attack, batch_size=batch_size, network=mlp(width, 3), seeds=seeds, title="side by side")
+
+
+def other_inputs_cells() -> Iterator[Cell]:
+    for width in (128, 160, 192, 384):
+        for attack in (spearpp, prism):
+            yield Cell(
+                attack=attack, batch_size=32, network=mlp(width, 3), source="tabular/adult.test", seconds=20.0, seeds=5
+            )
+    for batch_size, width in ((8, 200), (16, 200), (32, 400)):
+        for attack in (spearpp, prism):
+            yield Cell(
+                attack=attack,
+                batch_size=batch_size,
+                network=mlp(width, 1),
+                source="tabular/adult.test",
+                seconds=20.0,
+                seeds=5,
+                title="one hidden layer",
+            )
+    for width in (160, 192, 256, 320):
+        for attack in (spearpp, prism):
+            yield Cell(
+                attack=attack,
+                batch_size=32,
+                network=mlp(width, 3),
+                source="digits",
+                seconds=20.0,
+                seeds=5,
+                title="8 x 8",
+            )
+    for width in (160, 200, 240, 400):
+        for attack in (spearpp_inside, prism_inside):
+            network = f"mlp:1000,{width},100"
+            yield Cell(attack=attack, batch_size=40, network=network, seconds=20.0, seeds=5, title="second layer")
 
 
 def stretch_cells() -> Iterator[Cell]:
@@ -194,6 +235,8 @@ GROUPS = {
     "paper": paper_cells,
     "prism": prism_cells,
     "stretch": stretch_cells,
+    "side-by-side": side_cells,
+    "other-inputs": other_inputs_cells,
     "exactify": exactify_cells,
     "trained": trained_cells,
     "imagenet": imagenet_cells,
