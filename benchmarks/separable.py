@@ -94,11 +94,11 @@ def run(case: Case, seed: int, *, asked: bool, seconds: float) -> Outcome:
         shares.extend(answer.tolist())
         return answer if asked else torch.ones_like(answer)
 
-    directions.separable_share = noted  # type: ignore[attr-defined]
+    directions.separable_share = noted  # type: ignore[assignment]
     try:
         result = PRISM(budget=Budget(seconds=seconds))(view, generator=torch.Generator().manual_seed(seed))
     finally:
-        directions.separable_share = separable_share  # type: ignore[attr-defined]
+        directions.separable_share = separable_share
     layer = find_relu_layer(view)
     assert isinstance(layer, ReLULayer)
     mixture = mix(layer, least_share=LEAST_SHARE, generator=torch.Generator().manual_seed(seed))
@@ -149,7 +149,8 @@ def main() -> None:
         counts = [sum(getattr(one, what) for one in runs) for what in ("certified", "right") for runs in (ours, bare)]
         network = case.network + (f", {case.epochs} epochs" if case.epochs else "")
         lines.append(
-            f"| {case.source.split('/')[0]} | {network} | {case.batch_size} | {case.rule} | {options.seeds} | {span(true)} | {span(refused)} | {len(refused)} | "
+            f"| {case.source.split('/')[0]} | {network} | {case.batch_size} | {case.rule} | {options.seeds} | "
+            f"{span(true)} | {span(refused)} | {len(refused)} | "
             + " | ".join(f"{count} of {total}" for count in counts)
             + " |"
         )

@@ -15,7 +15,7 @@ from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import LEAST_SHARE, PATIENCE, SPEARPlusPlus
 from seepage.attacks.vitpatches import ViTPatches
-from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import INTERRUPTED, Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["Auto", "choose_attack"]
 
@@ -94,22 +94,21 @@ class Auto:
             if solved.outcome is Outcome.EXACT or float(solved.stats.get("residual", 1.0)) < _SOLVED:
                 because = "the errors at its patches are in the update, and the patches solve a linear system"
                 return replace(solved, stats={**solved.stats, "chosen": patches.name, "because": because})
-        plain, chain = ig(budget=self.budget), SolvedGIT()
-        ways, because = [plain], "no linear layer goes into a ReLU, so that nothing can be exact: gradients are matched"
-        latest = observation.latest
+        chain, latest = SolvedGIT(), observation.latest
+        ways: list[tuple[Attack, str]] = []
+        if has_patches:
+            ways.append((refined(patches, budget=self.budget), ", from the solved patches"))
         alone = latest.batch_size == 1 or (latest.labels is not None and len(latest.labels) == 1)
         if alone and not chain.obstacles(observation):
-            ways.insert(0, refined(chain, budget=self.budget))
-            because += ", from the solved recursion"
-        if has_patches:
-            ways.insert(0, refined(patches, budget=self.budget))
-            because += ", from the solved patches"
-        result = Reconstruction(outcome=Outcome.FAILED, reason="No way was tried.")
-        for way in ways:
+            ways.append((refined(chain, budget=self.budget), ", from the solved recursion"))
+        ways.append((ig(budget=self.budget), ""))
+        for way, start in ways:
             result = way(observation, generator=generator, progress=progress)
+            because = f"no linear layer goes into a ReLU, so that nothing can be exact: gradients are matched{start}"
+            result = replace(result, stats={**result.stats, "chosen": way.name, "because": because})
             if result.outcome is not Outcome.FAILED or result.stats.get("stopped") == INTERRUPTED:
                 break
-        return replace(result, stats={**result.stats, "chosen": way.name, "because": because})
+        return result
 
 
 def choose_attack(batch_size: int, units: int, shape: tuple[int, ...], *, noisy: bool = False) -> tuple[str, str]:

@@ -149,10 +149,8 @@ def replay(
             )
         batch = Batch(examples=examples, labels=best, weights=shares, errors=errors)
         gap = update_gap(observation, layer, batch, generator)
-    except (
-        RuntimeError,
-        ValueError,
-    ) as raised:  # batch norm or dropout in training mode: one example alone is not what was run
+    # Batch norm or dropout in training mode: one example alone is not what was run, and may be refused.
+    except (RuntimeError, ValueError) as raised:
         return f"the network cannot be run on one example at a time ({str(raised).splitlines()[0][:120]})"
     return Replay(labels=best, weights=shares, residual=residuals, update_residual=gap)
 
