@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from seepage.attacks.directions import Found, accept, round_inputs
+from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.prism import Unmixing
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
-from seepage.attacks.spearpp import LEAST_SHARE
 from seepage.data.sources import Dataset
 from seepage.federated.rules import FedSGD
 from seepage.linalg.filters import FILTER_BANKS, FilterBank

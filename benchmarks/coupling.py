@@ -13,9 +13,10 @@ from torch import Tensor
 from seepage.attacks.coupled import CoupledSearch, heights, round_distinct
 from seepage.attacks.directions import Found, accept
 from seepage.attacks.expectederrors import expected_errors
+from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
-from seepage.attacks.spearpp import LEAST_SHARE, SEARCHES, SphereSearch
+from seepage.attacks.spearpp import SEARCHES, SphereSearch
 from seepage.federated.rules import FedSGD
 from seepage.linalg.coupling import Coupling
 from seepage.networks.zoo import build_network

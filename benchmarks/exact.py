@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -128,44 +128,29 @@ def prism_cells() -> Iterator[Cell]:
     yield Cell(attack=prism, batch_size=65, network=mlp(1000, 3), normalize="none", seeds=3, title="inputs in [0, 1]")
 
 
+def by(cell: Cell, *attacks: Callable[[Budget], Attack]) -> Iterator[Cell]:
+    """The same setting for several attacks, one after the other."""
+    return (replace(cell, attack=attack) for attack in attacks)
+
+
 def side_cells() -> Iterator[Cell]:
     for batch_size, width, seeds in ((40, 400, 10), (100, 1000, 5), (210, 1680, 2), (210, 2100, 2)):
-        for attack in (spearpp, unmixing, coupling, prism):
-            yield Cell(attack=attack, batch_size=batch_size, network=mlp(width, 3), seeds=seeds, title="side by side")
+        cell = Cell(attack=prism, batch_size=batch_size, network=mlp(width, 3), seeds=seeds, title="side by side")
+        yield from by(cell, spearpp, unmixing, coupling, prism)
 
 
 def other_inputs_cells() -> Iterator[Cell]:
+    table = Cell(attack=prism, batch_size=32, network="", source="tabular/adult.test", seconds=20.0, seeds=5)
     for width in (128, 160, 192, 384):
-        for attack in (spearpp, prism):
-            yield Cell(
-                attack=attack, batch_size=32, network=mlp(width, 3), source="tabular/adult.test", seconds=20.0, seeds=5
-            )
+        yield from by(replace(table, network=mlp(width, 3)), spearpp, prism)
     for batch_size, width in ((8, 200), (16, 200), (32, 400)):
-        for attack in (spearpp, prism):
-            yield Cell(
-                attack=attack,
-                batch_size=batch_size,
-                network=mlp(width, 1),
-                source="tabular/adult.test",
-                seconds=20.0,
-                seeds=5,
-                title="one hidden layer",
-            )
+        shallow = replace(table, batch_size=batch_size, network=mlp(width, 1), title="one hidden layer")
+        yield from by(shallow, spearpp, prism)
     for width in (160, 192, 256, 320):
-        for attack in (spearpp, prism):
-            yield Cell(
-                attack=attack,
-                batch_size=32,
-                network=mlp(width, 3),
-                source="digits",
-                seconds=20.0,
-                seeds=5,
-                title="8 x 8",
-            )
+        yield from by(replace(table, source="digits", network=mlp(width, 3), title="8 x 8"), spearpp, prism)
+    inner = replace(table, batch_size=40, source=CIFAR, title="second layer")
     for width in (160, 200, 240, 400):
-        for attack in (spearpp_inside, prism_inside):
-            network = f"mlp:1000,{width},100"
-            yield Cell(attack=attack, batch_size=40, network=network, seconds=20.0, seeds=5, title="second layer")
+        yield from by(replace(inner, network=f"mlp:1000,{width},100"), spearpp_inside, prism_inside)
 
 
 def stretch_cells() -> Iterator[Cell]:
@@ -181,28 +166,24 @@ def exactify_cells() -> Iterator[Cell]:
     for source in ("digits", CIFAR):
         for batch_size in (8, 16, 32):
             for ratio in (3, 5):
-                for attack, title in (
-                    (exactify_noise, "noise, the control; batch size known"),
-                    (exactify_ig, "400 steps; batch size known"),
-                ):
-                    yield Cell(
-                        attack=attack,
-                        batch_size=batch_size,
-                        network=mlp(ratio * batch_size, 2),
-                        source=source,
-                        seconds=10.0,
-                        title=title,
-                        knows=ThreatModel(batch_size=True),
-                    )
+                guess = Cell(
+                    attack=exactify_noise,
+                    batch_size=batch_size,
+                    network=mlp(ratio * batch_size, 2),
+                    source=source,
+                    seconds=10.0,
+                    title="noise, the control; batch size known",
+                    knows=ThreatModel(batch_size=True),
+                )
+                yield guess
+                yield replace(guess, attack=exactify_ig, title="400 steps; batch size known")
 
 
 def trained_cells() -> Iterator[Cell]:
     for hidden in (1, 2, 3, 6):
         for batch_size in (40, 100):
-            for attack in (prism, spearpp):
-                yield Cell(
-                    attack=attack, batch_size=batch_size, network=mlp(1000, hidden), seconds=20.0, seeds=5, epochs=5
-                )
+            cell = Cell(attack=prism, batch_size=batch_size, network=mlp(1000, hidden), seconds=20.0, seeds=5, epochs=5)
+            yield from by(cell, prism, spearpp)
 
 
 def imagenet_cells() -> Iterator[Cell]:

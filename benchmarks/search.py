@@ -12,9 +12,10 @@ import torch
 
 from seepage.attacks.closing import choose
 from seepage.attacks.directions import Found, accept
+from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
-from seepage.attacks.spearpp import LEAST_SHARE, SPEARPlusPlus, round_ends
+from seepage.attacks.spearpp import SPEARPlusPlus, round_ends
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.linalg.dictionary import L1, L4, Huber, LogCosh, LogSum, SparsityLoss, sparse_directions

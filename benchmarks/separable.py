@@ -12,11 +12,11 @@ from torch.nn.functional import normalize
 
 from seepage.attacks import directions
 from seepage.attacks.disaggregation import Budget
+from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.prism import PRISM
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.separable import separable_share
-from seepage.attacks.spearpp import LEAST_SHARE
 from seepage.audit.catalogue import build_rule
 from seepage.metrics import match
 from seepage.networks.zoo import build_network

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from seepage.attacks.closing import Solution, choose
 from seepage.attacks.directions import Found, accept, complete
+from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.prism import Unmixing
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
-from seepage.attacks.spearpp import LEAST_SHARE
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.linalg.filters import FILTER_BANKS

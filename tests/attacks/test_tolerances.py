@@ -8,9 +8,10 @@ from torch.nn.functional import cross_entropy
 
 from seepage.attacks.certificate import agree
 from seepage.attacks.directions import round_either, round_inputs
+from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
-from seepage.attacks.spearpp import LEAST_SHARE, SPEARPlusPlus
+from seepage.attacks.spearpp import SPEARPlusPlus
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.linalg.nullspace import zero_mask

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from seepage.attacks.directions import Found, Proposals
-from seepage.attacks.disaggregation import Budget, invert_layer
+from seepage.attacks.disaggregation import Budget
+from seepage.attacks.layerattack import LayerAttack, invert_layer
 from seepage.attacks.matching import ig, refined
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.prism import PRISM
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.spear import SPEAR
-from seepage.attacks.spearpp import LEAST_SHARE, PATIENCE, SPEARPlusPlus
+from seepage.attacks.spearpp import SPEARPlusPlus
 from seepage.attacks.vitpatches import ViTPatches
 from seepage.types import INTERRUPTED, Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
@@ -22,6 +23,8 @@ __all__ = ["Auto", "choose_attack"]
 _PLENTY = 12.0  # units an example from which the search on zeros alone is the quickest (benchmarks/results/phase.md)
 _SOLVED = 1e-3  # of the update, unexplained: beyond it there is noise, and matching takes all of the gradient
 _FEW = 8  # examples up to which SPEAR is through at its first draws (benchmarks/results/spearpp.md)
+
+_PROPOSERS: dict[str, LayerAttack] = {attack.name: attack for attack in (SPEAR(), SPEARPlusPlus(), PRISM())}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,20 +69,16 @@ class Auto:
         def propose(mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:
             shape = observation.input_shape if mixture.layer.reads_input else ()
             units = len(mixture.L)
-            attack, because = choose_attack(mixture.batch_size, units, shape, noisy=mixture.noisy)
-            choice.append((attack, because))
-            proposers = {"spear": SPEAR().propose, "spearpp": SPEARPlusPlus().propose}
-            return proposers.get(attack, PRISM().proposer(observation))(mixture, found, generator)
+            choice.append(choose_attack(mixture.batch_size, units, shape, noisy=mixture.noisy))
+            return _PROPOSERS[choice[0][0]].proposer(observation)(mixture, found, generator)
 
         result = invert_layer(
             observation,
             propose,
             layer=self.layer,
-            least_share=lambda _: LEAST_SHARE,
             budget=self.budget,
             generator=generator,
             progress=progress,
-            patience=PATIENCE,
         )
         if not choice:  # the gradient could not be factored: nothing was run
             return result

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.directions import Found, Proposals, Proposer, round_inputs
-from seepage.attacks.disaggregation import Budget, invert_layer
+from seepage.attacks.disaggregation import Budget
+from seepage.attacks.layerattack import invert_layer
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
-from seepage.attacks.spearpp import LEAST_SHARE, PATIENCE, Completion
+from seepage.attacks.spearpp import Completion
 from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["Exactify"]
@@ -59,11 +60,9 @@ class Exactify:
             observation,
             guesses_first(rough.inputs),
             layer=self.layer,
-            least_share=lambda _: LEAST_SHARE,
             budget=self.budget,
             generator=generator,
             progress=progress,
-            patience=PATIENCE,
         )
         return _merged(rough, exact)
 

@@ -1,7 +1,7 @@
 """PRISM: inputs and directions found together, unmixed or coupled, rounded, deflated. Seepage's own attack."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
@@ -10,14 +10,12 @@ from torch import Tensor
 
 from seepage.attacks.coupled import CoupledSearch
 from seepage.attacks.directions import Found, Proposals, Proposer, round_either, round_roughly
-from seepage.attacks.disaggregation import Budget, invert_layer
+from seepage.attacks.disaggregation import Budget
 from seepage.attacks.expectederrors import expected_errors
+from seepage.attacks.layerattack import LayerAttack
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.portfolio import Arm, take_turns
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.spearpp import (
-    LEAST_SHARE,
-    PATIENCE,
     SEARCHES,
     Completion,
     Search,
@@ -31,7 +29,7 @@ from seepage.linalg.filters import FILTER_BANKS, FilterBank
 from seepage.linalg.ica import Contrast, SoftSign, Tanh, unmix
 from seepage.linalg.nullspace import merge_directions, zero_mask
 from seepage.linalg.sphere import RiemannianAdam
-from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+from seepage.types import Observation
 
 __all__ = ["COUPLINGS", "PRISM", "Unmixing"]
 
@@ -49,7 +47,7 @@ _ROWS_AT_ONCE = 32  # mixtures filtered at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PRISM:
+class PRISM(LayerAttack):
     """Exact batches at four or five units an example: the zeros of a ReLU layer are where its input switches units off.
 
     The row space of the gradient holds the batch, mixed by an unknown matrix. *Coupled* runs look for a direction and
@@ -71,7 +69,6 @@ class PRISM:
         docs/attacks/prism.md. Unmixing the row space: Kariyappa et al., Cocktail Party Attack, ICML 2023.
     """
 
-    layer: str | None = None
     filters: tuple[FilterBank, ...] = FILTER_BANKS
     contrasts: tuple[Contrast, ...] = (SoftSign(), Tanh())
     couplings: tuple[Coupling, ...] = COUPLINGS
@@ -89,27 +86,6 @@ class PRISM:
     def name(self) -> str:
         """``prism``."""
         return "prism"
-
-    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
-        """Why no layer of the network fits; empty if one does."""
-        layer = find_relu_layer(observation, self.layer)
-        return [] if isinstance(layer, ReLULayer) else layer
-
-    def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
-    ) -> Reconstruction:
-        """EXACT if every example carries a certificate; APPROXIMATE with what was found; FAILED with the reason."""
-
-        return invert_layer(
-            observation,
-            self.proposer(observation),
-            layer=self.layer,
-            least_share=lambda _: LEAST_SHARE,
-            budget=self.budget,
-            generator=generator,
-            progress=progress,
-            patience=PATIENCE,
-        )
 
     def proposer(self, observation: Observation) -> Proposer:
         """The way of proposing that fits the inputs of this observation."""

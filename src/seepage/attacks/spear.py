@@ -1,31 +1,31 @@
 """SPEAR (Dimitrov et al., NeurIPS 2024): exact batches from one ReLU layer, by sampled null directions."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from seepage.attacks.directions import Found, Proposals
-from seepage.attacks.disaggregation import Budget, invert_layer
+from seepage.attacks.directions import Found, Proposals, Proposer
+from seepage.attacks.disaggregation import Budget
+from seepage.attacks.layerattack import LayerAttack
 from seepage.attacks.mixture import Mixture
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.linalg.nullspace import sampled_null_directions, zero_mask
-from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+from seepage.types import Observation
 
 __all__ = ["DRAWS_A_START", "SPEAR", "NullSampling", "expected_samples", "failure_probability", "zero_share_threshold"]
 
 DRAWS_A_START = 64
 _PROBES = 64  # units that a candidate is tried on before all others
 _FIRST_DRAW = 256
-_PATIENCE = 4_000_000  # samples spent on better directions once there are enough of them
 _MOST_PROPOSED = 512  # of one chunk: more are copies of each other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SPEAR:
+class SPEAR(LayerAttack):
     """Exact inversion of a whole batch from the low rank of a ReLU layer's gradient and the zeros of its factor.
 
     Null directions of random ``b - 1`` rows of the left factor are kept where they vanish on a share ``tau`` of all
@@ -43,10 +43,11 @@ class SPEAR:
         theorem 3.1 (low rank), theorem 3.3 (directions), section 4 (sampling, filter, choice).
     """
 
-    layer: str | None = None
     false_rejection: float = 1e-9
     chunk: int = 16_384
     budget: Budget = field(default_factory=lambda: Budget(samples=200_000_000, seconds=600.0))
+
+    patience: ClassVar[int] = 4_000_000  # samples, not starts
 
     def __post_init__(self) -> None:
         if not 0 < self.false_rejection < 1:
@@ -59,25 +60,13 @@ class SPEAR:
         """``spear``."""
         return "spear"
 
-    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
-        """Why no layer of the network fits; empty if one does."""
-        layer = find_relu_layer(observation, self.layer)
-        return [] if isinstance(layer, ReLULayer) else layer
+    def least_share(self, width: int) -> float:
+        """``tau`` of the layer's ``width`` units."""
+        return zero_share_threshold(width, self.false_rejection)
 
-    def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
-    ) -> Reconstruction:
-        """EXACT if every example carries a certificate; APPROXIMATE with what was found; FAILED with the reason."""
-        return invert_layer(
-            observation,
-            self.propose,
-            layer=self.layer,
-            least_share=lambda width: zero_share_threshold(width, self.false_rejection),
-            budget=self.budget,
-            generator=generator,
-            progress=progress,
-            patience=_PATIENCE,
-        )
+    def proposer(self, observation: Observation) -> Proposer:  # noqa: ARG002 - null directions fit any input
+        """Null directions of random rows."""
+        return self.propose
 
     def propose(self, mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:  # noqa: ARG002
         """Sparse null directions, a chunk at a time."""

@@ -1,26 +1,24 @@
 """SPEAR++ (arXiv 2510.24200, 2025): exact batches of hundreds, directions found by sparse dictionary learning."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from seepage.attacks.directions import Found, Proposals, guess_rest
-from seepage.attacks.disaggregation import Budget, invert_layer
+from seepage.attacks.directions import Found, Proposals, Proposer, guess_rest
+from seepage.attacks.disaggregation import Budget
+from seepage.attacks.layerattack import LayerAttack
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.portfolio import Arm, take_turns
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.spear import NullSampling
 from seepage.linalg.dictionary import LogCosh, SparsityLoss, small_share, sparse_directions
 from seepage.linalg.nullspace import merge_directions
 from seepage.linalg.rounding import reselect_directions
 from seepage.linalg.sphere import RiemannianAdam
-from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+from seepage.types import Observation
 
 __all__ = [
-    "LEAST_SHARE",
-    "PATIENCE",
     "SEARCHES",
     "Completion",
     "SPEARPlusPlus",
@@ -34,8 +32,6 @@ _LEAST_SMALL = 0.3  # share of small entries below which a search ended nowhere
 _MOST_ENDS = 256  # of one turn, the sparsest, that are solved again
 _SAMPLED = 20  # examples up to which sampling is worth a turn
 _SAME_END = 1 - 1e-4  # cosine of two runs that ended at the same place
-PATIENCE = 8192  # starts spent on better directions once there are enough of them
-LEAST_SHARE = 0.2  # of zeros; far below an example's own share, since :func:`pinned` decides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +52,7 @@ SEARCHES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SPEARPlusPlus:
+class SPEARPlusPlus(LayerAttack):
     """Exact inversion of a whole batch: the columns of ``Q`` are the directions in which the rows of ``L`` are sparse.
 
     Runs start at rows of ``L`` and, once directions are known, in the complement of them, where the other examples are;
@@ -74,7 +70,6 @@ class SPEARPlusPlus:
         complement and rounding by reselection are ours (docs/attacks/spearpp.md).
     """
 
-    layer: str | None = None
     searches: tuple[Search, ...] = SEARCHES
     starts: int | None = None
     budget: Budget = field(default_factory=lambda: Budget(samples=200_000, seconds=600.0))
@@ -88,25 +83,9 @@ class SPEARPlusPlus:
         """``spearpp``."""
         return "spearpp"
 
-    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
-        """Why no layer of the network fits; empty if one does."""
-        layer = find_relu_layer(observation, self.layer)
-        return [] if isinstance(layer, ReLULayer) else layer
-
-    def __call__(
-        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
-    ) -> Reconstruction:
-        """EXACT if every example carries a certificate; APPROXIMATE with what was found; FAILED with the reason."""
-        return invert_layer(
-            observation,
-            self.propose,
-            layer=self.layer,
-            least_share=lambda _: LEAST_SHARE,
-            budget=self.budget,
-            generator=generator,
-            progress=progress,
-            patience=PATIENCE,
-        )
+    def proposer(self, observation: Observation) -> Proposer:  # noqa: ARG002 - zeros alone fit any input
+        """Searches on the sphere."""
+        return self.propose
 
     def propose(self, mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:
         """Ends of searches, a round at a time."""

@@ -85,7 +85,7 @@ ATTACKS: Mapping[str, CatalogueEntry] = {
         build=lambda budget, layer: PRISM(budget=budget, layer=layer),
         paper="this project",
         recovers="whole batches, exactly, with labels and a certificate",
-        needs="a linear layer with bias into a ReLU, 5 units or more an example; images or signals",
+        needs="a linear layer with bias into a ReLU, 4 units or more an example",
     ),
     "dlg": CatalogueEntry(
         build=lambda budget, layer: dlg(budget=budget),  # noqa: ARG005 - matches all layers

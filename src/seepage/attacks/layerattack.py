@@ -1,0 +1,115 @@
+"""What the attacks at one ReLU layer share: they differ in how they propose directions, and in nothing else."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from seepage.attacks.directions import Proposer
+from seepage.attacks.disaggregation import PATIENCE, Budget, disaggregate
+from seepage.attacks.mixture import mix
+from seepage.attacks.relulayer import ReLULayer, find_relu_layer
+from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+
+__all__ = ["LEAST_SHARE", "LayerAttack", "invert_layer"]
+
+LEAST_SHARE = 0.2  # of zeros; far below an example's own share, since `pinned` decides (seepage.linalg.nullspace)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerAttack(ABC):
+    """Exact inversion of a batch at one ReLU layer; a subclass says how directions are proposed.
+
+    Args:
+        layer: path of the layer to attack; the first that fits if ``None``. An inner layer yields its inputs.
+        budget: when to stop without a certificate.
+    """
+
+    layer: str | None = None
+    budget: Budget = field(default_factory=Budget)
+
+    patience: ClassVar[int] = PATIENCE
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As the catalogue has it."""
+
+    @abstractmethod
+    def proposer(self, observation: Observation) -> Proposer:
+        """The way of proposing that fits the inputs of this observation."""
+
+    def least_share(self, width: int) -> float:  # noqa: ARG002 - of SPEAR alone
+        """Zeros that a direction needs, as a share of the ``width`` units of the layer."""
+        return LEAST_SHARE
+
+    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
+        """Why no layer of the network fits; empty if one does."""
+        layer = find_relu_layer(observation, self.layer)
+        return [] if isinstance(layer, ReLULayer) else layer
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
+    ) -> Reconstruction:
+        """EXACT if every example carries a certificate; APPROXIMATE with what was found; FAILED with the reason."""
+        return invert_layer(
+            observation,
+            self.proposer(observation),
+            layer=self.layer,
+            least_share=self.least_share,
+            budget=self.budget,
+            generator=generator,
+            progress=progress,
+            patience=self.patience,
+        )
+
+
+def invert_layer(
+    observation: Observation,
+    propose: Proposer,
+    *,
+    layer: str | None,
+    budget: Budget,
+    generator: torch.Generator,
+    progress: Progress,
+    least_share: Callable[[int], float] = lambda _: LEAST_SHARE,
+    patience: int = PATIENCE,
+) -> Reconstruction:
+    """Factor the gradient of a ReLU layer and disaggregate it; FAILED with the reason where it cannot be factored.
+
+    Args:
+        observation: has a layer that fits (:func:`seepage.attacks.relulayer.find_relu_layer`).
+        propose: the method.
+        layer: path of the layer; the first that fits if ``None``.
+        budget: when to stop without a certificate.
+        generator: all chance of the attack.
+        progress: told about directions found.
+        least_share: zeros that a direction needs, as a share of the layer's units, from how many they are.
+        patience: samples to spend on better directions once there are enough of them.
+
+    Raises:
+        ValueError: no layer fits; obstacles should have been asked for before.
+    """
+    target = find_relu_layer(observation, layer)
+    if not isinstance(target, ReLULayer):
+        raise ValueError(f"`observation` should have no obstacles; found {'; '.join(map(str, target))}")
+    mixture = mix(target, least_share=least_share(len(target.bias)), generator=generator)
+    stats: dict[str, float | int | str | bool] = {"layer": target.name}
+    if mixture is None:
+        reason = (
+            f"The gradient of layer {target.name} has no rank below its size {list(target.weight.shape)}: "
+            "the batch is as large as the layer, or the update was noised, sparsified or quantised."
+        )
+        return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
+    if mixture.least_zeros > len(mixture.L):
+        reason = (
+            f"A batch of {mixture.batch_size} needs {mixture.least_zeros} zeros of each example to be sure of it, and "
+            f"layer {target.name} has {len(mixture.L)} units awake: a wider layer would be needed."
+        )
+        stats["batch_size"] = mixture.batch_size
+        return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
+    return disaggregate(
+        mixture, observation, propose, budget=budget, generator=generator, progress=progress, patience=patience
+    )
