@@ -105,7 +105,7 @@ class Mixture:
         rows, columns = self.layer.weight.shape
         gradient, bias = self.layer.bias_gradient, self.layer.bias.double()
         own = torch.finfo(gradient.dtype).eps * float(errors.norm()) / rows**0.5
-        weight_size = float(self.layer.weight.double().norm()) / (rows * columns) ** 0.5
+        weight_size = float(self.layer.weight.norm()) / (rows * columns) ** 0.5
         stored = self.layer.rounding * float(bias.norm()) / rows**0.5 / max(weight_size, 1e-300)
         residual = float((gradient.double() - errors.sum(dim=0)).norm()) / rows**0.5
         return bool(residual <= _MOST_UNEXPLAINED * (self._entry_error + own + stored))

@@ -139,7 +139,7 @@ class Drop:
             raise InputError(
                 f"`--defense` drop: `tensors` should name some of {', '.join(update)}; found {self.tensors!r}."
             )
-        return GradientUpdate({name: value for name, value in update.items() if name not in gone})
+        return update.only(update.keys() - gone)
 
 
 def _count(value: Tensor, share: float) -> int:

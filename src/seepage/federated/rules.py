@@ -62,10 +62,14 @@ class FedSGD:
 
     def __call__(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> GradientUpdate:
         """The gradient of every trainable parameter that the loss depends on, keyed as ``named_parameters()``."""
+        return GradientUpdate(self._send(network, batch, generator))
+
+    def _send(self, network: nn.Module, batch: PrivateBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """What is sent; the client's copy of the network is gone at the end."""
         client = client_copy(network, self.batch_norm)
         trainable = {name: value for name, value in client.named_parameters() if value.requires_grad}
         with chance(generator):
             loss = cross_entropy(client(batch.inputs), batch.labels)
             gradients = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
         sent = {name: value for name, value in zip(trainable, gradients, strict=True) if value is not None}
-        return GradientUpdate({**sent, **(statistics_change(network, client) if self.statistics else {})})
+        return {**sent, **(statistics_change(network, client) if self.statistics else {})}

@@ -1,6 +1,6 @@
 """What a client holds and what it sends."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -48,6 +48,8 @@ class PrivateBatch:
 class GradientUpdate(Mapping[str, Tensor]):
     """What a client sends: tensors keyed as ``named_parameters()``, cloned on entry and never changed.
 
+    Made of another update it shares its tensors: they may fill gigabytes.
+
     Every rule writes it in the direction of a gradient: what it would subtract from a parameter, before minus after.
     A rule that sends batch-norm statistics adds their changes under the names of ``named_buffers()``.
 
@@ -56,14 +58,24 @@ class GradientUpdate(Mapping[str, Tensor]):
     """
 
     __slots__ = ("_tensors",)
+    _tensors: Mapping[str, Tensor]
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        if isinstance(tensors, GradientUpdate):
+            self._tensors = tensors._tensors
+            return
         for name, tensor in tensors.items():
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                 raise InputError(f"The update's `{name}` should be a floating-point tensor; found {type(tensor)}.")
-            if not bool(tensor.isfinite().all()):
+            if not _finite(tensor):
                 raise InputError(f"The update's `{name}` should be finite; found NaN or infinity.")
         self._tensors = MappingProxyType({name: tensor.detach().clone() for name, tensor in tensors.items()})
+
+    def only(self, names: Container[str]) -> "GradientUpdate":
+        """The same update without what is not in ``names``; tensors are shared."""
+        part = GradientUpdate({})
+        part._tensors = MappingProxyType({name: tensor for name, tensor in self.items() if name in names})
+        return part
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -76,3 +88,8 @@ class GradientUpdate(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"GradientUpdate({', '.join(f'{name}: {list(t.shape)}' for name, t in self.items())})"
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Without a temporary of its size; NaN is the least and the largest of what holds one."""
+    return tensor.numel() == 0 or all(bool(end.isfinite()) for end in tensor.detach().aminmax())

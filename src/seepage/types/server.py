@@ -100,7 +100,7 @@ class ThreatModel:
         """
         known = len(batch) if self.batch_size else None
         buffers = {name for name, _ in network.named_buffers()}
-        sent = GradientUpdate({name: value for name, value in update.items() if name not in buffers})
+        sent = update.only(update.keys() - buffers)
         return Observation(
             rounds=(
                 Round(
@@ -108,7 +108,7 @@ class ThreatModel:
                     update=rule.as_gradient(sent, network=network, batch_size=known) if self.rule else sent,
                     batch_size=known,
                     labels=batch.labels.sort().values.clone() if self.labels else None,
-                    statistics=GradientUpdate({name: update[name] for name in update if name in buffers}),
+                    statistics=update.only(buffers),
                 ),
             ),
             input_shape=tuple(batch.inputs.shape[1:]),
