@@ -72,15 +72,23 @@ def unmix(
     k = len(Z)
     start = torch.randn(k, k, generator=generator, dtype=torch.float32, device=generator.device).to(Z)
     W = _orthogonal(start)
-    if symmetric:
-        for _ in range(steps):
-            moved = _orthogonal(_step(W, Z, contrast))
-            change = float(1 - (moved * W).sum(dim=1).abs().min())
-            W = moved
-            if change < tolerance:
-                break
-        return W @ whitening
-    for index in range(k):
+    W = _together(W, Z, contrast, steps, tolerance) if symmetric else _one_by_one(W, Z, contrast, steps, tolerance)
+    return W @ whitening
+
+
+def _together(W: Tensor, Z: Tensor, contrast: Contrast, steps: int, tolerance: float) -> Tensor:
+    for _ in range(steps):
+        moved = _orthogonal(_step(W, Z, contrast))
+        change = float(1 - (moved * W).sum(dim=1).abs().min())
+        W = moved
+        if change < tolerance:
+            break
+    return W
+
+
+def _one_by_one(W: Tensor, Z: Tensor, contrast: Contrast, steps: int, tolerance: float) -> Tensor:
+    """Each orthogonal to those before; writes over ``W``."""
+    for index in range(len(W)):
         for _ in range(steps):
             moved = _step(W[index : index + 1], Z, contrast)
             moved = moved - (moved @ W[:index].T) @ W[:index]
@@ -89,7 +97,7 @@ def unmix(
             W[index] = moved[0]
             if change < tolerance:
                 break
-    return W @ whitening
+    return W
 
 
 def _step(W: Tensor, Z: Tensor, contrast: Contrast) -> Tensor:
