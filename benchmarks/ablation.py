@@ -13,7 +13,8 @@ from exact import CIFAR, RESULTS, Cell, load, mlp, prism
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from seepage.attacks.directions import Found, accept, round_inputs
+from seepage.attacks.directions import accept, round_inputs
+from seepage.attacks.found import Found
 from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.prism import Unmixing

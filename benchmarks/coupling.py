@@ -11,8 +11,9 @@ from exact import CIFAR, RESULTS, Cell, load, mlp, prism
 from torch import Tensor
 
 from seepage.attacks.coupled import CoupledSearch, heights, round_distinct
-from seepage.attacks.directions import Found, accept
+from seepage.attacks.directions import accept
 from seepage.attacks.expectederrors import expected_errors
+from seepage.attacks.found import Found
 from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer

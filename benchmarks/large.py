@@ -12,7 +12,8 @@ from exact import CIFAR, RESULTS, Cell, load, prism
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from seepage.attacks.directions import Found, accept, round_either, round_roughly
+from seepage.attacks.directions import accept, round_either, round_roughly
+from seepage.attacks.found import Found
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.prism import PRISM, Unmixing
 from seepage.attacks.spearpp import round_ends

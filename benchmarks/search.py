@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from seepage.attacks.closing import choose
-from seepage.attacks.directions import Found, accept
+from seepage.attacks.directions import accept
+from seepage.attacks.found import Found
 from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer

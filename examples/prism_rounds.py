@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from seepage.attacks.closing import Solution, choose
-from seepage.attacks.directions import Found, accept, complete
+from seepage.attacks.directions import accept, complete
+from seepage.attacks.found import Found
 from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.prism import Unmixing

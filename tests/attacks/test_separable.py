@@ -7,6 +7,7 @@ from torch.nn.functional import normalize
 
 from seepage.attacks.auto import Auto
 from seepage.attacks.disaggregation import Budget
+from seepage.attacks.found import Found
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.separable import separable_share
@@ -100,3 +101,22 @@ def test_directions_set_aside_come_out_at_the_end_where_a_pruned_layer_makes_the
     assert int(result.stats["directions"]) < 4
     nearest = torch.cdist(batch.inputs.flatten(1), result.inputs.flatten(1), p=torch.inf).min(dim=1)
     assert float(nearest.values.max()) < 1e-3
+
+
+def test_a_combination_of_what_is_found_passes_for_no_example() -> None:
+    chance = torch.Generator().manual_seed(0)
+    true = normalize(torch.randn(6, 6, generator=chance, dtype=torch.float64), dim=1)
+    found = Found(directions=true[:0], zeros=torch.zeros(0, dtype=torch.int64))
+    apart = torch.full((1,), 1e-4, dtype=torch.float64)
+    for direction in true[:4]:
+        found.add(direction[None], torch.tensor([30]), apart=apart)
+    combination = true[0] - 0.8 * true[1] + 1e-5 * true[5]  # rounding left some of an example that is missing
+    found.add((combination / combination.norm())[None], torch.tensor([50]), apart=apart)
+    assert len(found) == 4
+    assert len(found.spare) == 1
+    assert found.accepted == 5
+    found.add(true[4:], torch.tensor([30, 30]), apart=apart.expand(2))
+    assert bool((found.directions == true).all())
+    directions, zeros = found.pool()
+    assert directions.shape == (7, 6)
+    assert zeros.tolist() == [30] * 6 + [50]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from seepage.attacks.directions import Found, Proposals
 from seepage.attacks.disaggregation import Budget
+from seepage.attacks.found import Found, Proposals
 from seepage.attacks.layerattack import LayerAttack, invert_layer
 from seepage.attacks.matching import ig, refined
 from seepage.attacks.mixture import Mixture

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.certificate import Replay, agree, replay, undisturbed
-from seepage.attacks.directions import Found
+from seepage.attacks.directions import least_apart
+from seepage.attacks.found import Found, outside
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.warrant import unwarranted
 from seepage.linalg.nullspace import zero_mask
@@ -23,8 +24,6 @@ _LOOSE_REPLAY = 1e-3  # the most that known rounding of the weights may loosen i
 _ABOVE_ROUNDING = 20.0  # true examples were seen at 7 to 10 times the rounding expected
 _NO_AGREEMENT = "no example agrees with the units it switches off"
 _OTHER_BIAS = "the bias gradient does not fit the weight gradient: entries of the update were dropped or changed"
-_INDEPENDENT = 1e-7  # part of a unit direction outside of the chosen ones
-_COPY, _MOST_APART = 5.0, 0.1  # the same times the zero tolerance, which tells how far two copies may lie apart
 _MOST_SWAPS = 256  # each costs a pass of all inputs through the layer
 
 
@@ -64,13 +63,22 @@ class Solution:
         return self.evident & ~self.rough
 
 
-def choose(mixture: Mixture, observation: Observation, found: Found, generator: torch.Generator) -> Solution | None:
+def choose(
+    mixture: Mixture, observation: Observation, found: Found, generator: torch.Generator, *, aside: bool = False
+) -> Solution | None:
     """Greedy sparsest independent directions, then swaps that raise the worst score (SPEAR, section 4.3).
+
+    Args:
+        mixture: of the attacked layer.
+        observation: what the server saw.
+        found: what to choose from.
+        generator: draws variants of examples within rounding.
+        aside: whether those set aside are chosen from as well.
 
     Returns:
         ``None`` if the directions cannot explain the bias gradient.
     """
-    chosen, known, spare = _greedy(mixture, found)
+    chosen, known, spare = _greedy(mixture, *found.pool(aside=aside))
     solution = _close(mixture, chosen, known)
     if solution is None:
         return None
@@ -112,28 +120,24 @@ def _swap(mixture: Mixture, chosen: Tensor, known: Tensor, spare: Tensor, soluti
     return solution
 
 
-def _greedy(mixture: Mixture, found: Found) -> tuple[Tensor, Tensor, Tensor]:
+def _greedy(mixture: Mixture, pool: Tensor, zeros: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Independent directions ``[b, b]``, most zeros first, filled up from the complement; which were found; rest."""
-    b, apart = mixture.batch_size, _INDEPENDENT
-    if mixture.noisy or mixture.layer.rounding:  # a rough copy of a chosen direction is no new one
-        apart = min(_COPY * mixture.zero_tol, _MOST_APART)
-    basis = found.directions.new_zeros(0, b)
+    b, apart = mixture.batch_size, least_apart(mixture, pool).tolist()
+    basis = pool.new_zeros(0, b)
     chosen: list[int] = []
     spare: list[int] = []
-    for index in found.zeros.argsort(descending=True, stable=True).tolist():
-        rest = found.directions[index]
-        for _ in range(2):
-            rest = rest - (basis @ rest) @ basis
-        if len(chosen) < b and float(rest.norm()) > apart:
+    for index in zeros.argsort(descending=True, stable=True).tolist():
+        rest = outside(basis, pool[index])
+        if len(chosen) < b and float(rest.norm()) > apart[index]:
             basis = torch.cat([basis, (rest / rest.norm())[None]])
             chosen.append(index)
         else:
             spare.append(index)
-    directions = found.directions[chosen]
+    directions = pool[chosen]
     known = torch.arange(b, device=directions.device) < len(chosen)
     if len(chosen) < b:
         directions = torch.cat([directions, torch.linalg.svd(directions, full_matrices=True).Vh[len(chosen) :]])
-    return directions, known, found.directions[spare]
+    return directions, known, pool[spare]
 
 
 def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | None:

@@ -38,7 +38,7 @@ def conclude(
     stats: dict[str, float | int | str | bool] = {
         "layer": layer.name,
         "batch_size": b,
-        "directions": min(directions, b),
+        "directions": directions,
         "rejected": rejected,
         "samples": cost,
         "noise": mixture.factors.noise,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from seepage.attacks.directions import Found, Proposals
+from seepage.attacks.found import Found, Proposals
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.spearpp import round_ends
 from seepage.linalg.coupling import Coupling

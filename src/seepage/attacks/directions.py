@@ -1,24 +1,19 @@
 """Directions on their way from a proposal to acceptance: refined, filtered, proved unique, merged."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
+from seepage.attacks.found import Found
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.separable import separable_share
 from seepage.linalg.nullspace import merge_directions, pinned, zero_mask
 from seepage.linalg.rounding import least_directions, refine_directions, robust_null_directions
 
 __all__ = [
-    "Found",
-    "Proposals",
-    "Proposer",
     "accept",
     "complete",
     "guess_rest",
+    "least_apart",
     "round_either",
     "round_inputs",
     "round_roughly",
@@ -29,64 +24,14 @@ _EXACT_SHARE = 0.98  # of loose zeros that are zeros already, above which a prop
 _SAME_PROPOSAL = 1 - 1e-6
 _SAME_DIRECTION = 1 - 1e-9
 _MOST_REFUSED = 4096  # remembered; each candidate is compared with all of them
-_MOST_ASIDE = 512
+_INDEPENDENT = 1e-7  # part of a unit direction outside of others,
+_OWN_ROUNDING = 0.25  # the same as a share of its zero tolerance, of which rounding is a twelfth,
+_COPY, _MOST_APART = 5.0, 0.1  # and under noise, times the zero tolerance
 _FINER = 0.05  # from one tolerance to the next
 _SEPARABLE = 0.92  # share of units that a true direction's own input explains; combinations were seen at 0.55 to 0.89
 _SMALL = 0.1  # entry, as a share of a root mean square, that may become a zero
 _ROUNDS_OF_BOTH, _ROUNDS_OF_ONE = 3, 7  # of reweighting, for both signs of a guess and for the better one
 _SURE = 0.6  # pre-activation, as a share of its root mean square, below which a guess is trusted to be off
-
-
-@dataclass(slots=True, kw_only=True)
-class Found:
-    """Directions accepted so far; the frame writes, proposers read.
-
-    Args:
-        directions: ``[f, b]`` unit directions.
-        zeros: ``[f]`` zeros of each.
-        refused: ``[r, b]`` the latest sparse directions that were rejected, so that none is tried again.
-        rejected: how many were not pinned, or no input explains their zeros: combinations of examples, mostly.
-        aside: of the refused, the latest that were pinned: true ones if zeros come from elsewhere (pruned networks).
-        aside_zeros: zeros of each.
-    """
-
-    directions: Tensor
-    zeros: Tensor
-    refused: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
-    rejected: int = 0
-    aside: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
-    aside_zeros: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-
-    def __len__(self) -> int:
-        return len(self.directions)
-
-    def with_aside(self) -> "Found":
-        """As if no input had been asked for: for the end, where too few were found."""
-        if not len(self.aside):
-            return self
-        directions = torch.cat([self.directions, self.aside])
-        return replace(self, directions=directions, zeros=torch.cat([self.zeros, self.aside_zeros]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proposals:
-    """Some candidate directions.
-
-    Args:
-        directions: ``[k, b]``.
-        cost: how many samples, starts or guesses they took: what a budget counts.
-        work: multiplications they took, roughly: what a portfolio compares.
-    """
-
-    directions: Tensor
-    cost: int
-    work: float = 1.0
-
-
-class Proposer(Protocol):
-    """Yields proposals for as long as it is asked; ``found`` grows meanwhile."""
-
-    def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]: ...
 
 
 def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
@@ -106,23 +51,27 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     zeros = zero_mask(mixture.L, directions, zero_tol=mixture.zero_tols(directions))
     keep = zeros.sum(dim=1) >= mixture.least_zeros
     directions, zeros = directions[keep], zeros[keep]
-    known = torch.cat([found.directions, found.refused.reshape(-1, directions.shape[1]).to(directions)])
-    keep = merge_directions(directions, known, coherence=_SAME_DIRECTION)
+    refused = found.refused.reshape(-1, directions.shape[1]).to(directions)
+    keep = merge_directions(directions, torch.cat([found.pool()[0], refused]), coherence=_SAME_DIRECTION)
     directions, zeros = directions[keep], zeros[keep]
     keep = pinned(mixture.L, zeros, rank_tol=mixture.rank_tol)
     if mixture.layer.gated and not mixture.noisy:
         inseparable = keep.clone()
         inseparable[keep] = separable_share(mixture, directions[keep]) < _SEPARABLE
-        found.aside = torch.cat([found.aside.reshape(-1, directions.shape[1]).to(directions), directions[inseparable]])
-        found.aside_zeros = torch.cat([found.aside_zeros, zeros[inseparable].sum(dim=1).cpu()])
-        found.aside, found.aside_zeros = found.aside[-_MOST_ASIDE:], found.aside_zeros[-_MOST_ASIDE:]
+        found.aside.add(directions[inseparable], zeros[inseparable].sum(dim=1))
         keep &= ~inseparable
-    refused = torch.cat([found.refused.reshape(-1, directions.shape[1]).to(directions), directions[~keep]])
-    found.refused = refused[-_MOST_REFUSED:]
+    found.refused = torch.cat([refused, directions[~keep]])[-_MOST_REFUSED:]
     found.rejected += int((~keep).sum())
-    found.directions = torch.cat([found.directions, directions[keep]])
-    found.zeros = torch.cat([found.zeros, zeros[keep].sum(dim=1).cpu()])
+    directions = directions[keep]
+    found.add(directions, zeros[keep].sum(dim=1).cpu(), apart=least_apart(mixture, directions))
     return bool(keep.any())
+
+
+def least_apart(mixture: Mixture, directions: Tensor) -> Tensor:
+    """``[k]``: the part of each unit direction outside of others below which rounding alone may have put it there."""
+    if mixture.noisy or mixture.layer.rounding:  # a rough copy is no new direction
+        return directions.new_full((len(directions),), min(_COPY * mixture.zero_tol, _MOST_APART))
+    return (_OWN_ROUNDING * mixture.zero_tols(directions)).clamp_min(_INDEPENDENT)
 
 
 def _refine(mixture: Mixture, directions: Tensor, *, rounds: int) -> Tensor:
@@ -184,7 +133,9 @@ def _trust(mixture: Mixture, guesses: Tensor) -> Tensor:
 def complete(mixture: Mixture, found: Found, generator: torch.Generator, *, starts: int = 128) -> None:
     """Guess the last few examples until none is new."""
     while len(found) < mixture.batch_size:
-        if not accept(mixture, found, guess_rest(mixture, found, generator, starts=starts)):
+        before = len(found)
+        accept(mixture, found, guess_rest(mixture, found, generator, starts=starts))
+        if len(found) == before:
             return
 
 

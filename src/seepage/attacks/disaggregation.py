@@ -10,7 +10,8 @@ import torch
 
 from seepage.attacks.closing import Solution, better, choose
 from seepage.attacks.conclusion import SPENT, conclude
-from seepage.attacks.directions import Found, Proposals, Proposer, accept, complete
+from seepage.attacks.directions import accept, complete
+from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.mixture import Mixture
 from seepage.types import INTERRUPTED, Observation, Progress, Reconstruction
 
@@ -95,7 +96,7 @@ class _Search:
             self._take(proposals)
             if self._evident:
                 stopped = "the certificate holds" if self._certified else "all directions are true"
-            elif not progress(min(len(self.found), b), b, f"directions found after {self.cost:,} samples"):
+            elif not progress(len(self.found), b, f"directions found after {self.cost:,} samples"):
                 stopped = INTERRUPTED
             elif self.enough_at is not None and self.cost > max(8 * self.enough_at, patience):
                 stopped = "no set of directions found could be certified"
@@ -111,8 +112,8 @@ class _Search:
     def ask_those_aside(self) -> None:
         """A last choice among all pinned directions, for batches that came out in part."""
         if len(self.found.aside) and not self._evident:
-            found = self.found.with_aside()
-            self.solution = better(self.solution, choose(self.mixture, self.observation, found, self.generator))
+            again = choose(self.mixture, self.observation, self.found, self.generator, aside=True)
+            self.solution = better(self.solution, again)
 
     def _take(self, proposals: Proposals) -> None:
         mixture, found = self.mixture, self.found

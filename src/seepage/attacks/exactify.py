@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from seepage.attacks.directions import Found, Proposals, Proposer, round_inputs
+from seepage.attacks.directions import round_inputs
 from seepage.attacks.disaggregation import Budget
+from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.layerattack import invert_layer
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from seepage.attacks.directions import Proposer
 from seepage.attacks.disaggregation import PATIENCE, Budget, disaggregate
+from seepage.attacks.found import Proposer
 from seepage.attacks.mixture import mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from seepage.attacks.directions import Found, Proposals
+from seepage.attacks.found import Found, Proposals
 from seepage.attacks.mixture import Mixture
 
 __all__ = ["Arm", "Turns", "take_turns"]
@@ -26,14 +26,14 @@ def take_turns(arms: Sequence[Arm], mixture: Mixture, found: Found, generator: t
     """Proposals of one arm after the other, with more effort once none finds anything, until none does for long."""
     effort, in_vain = 1, 0
     while in_vain < _IN_VAIN:
-        known = len(found)
+        known = found.accepted
         turns = Turns(arms=len(arms))
         while not turns.idle:
-            before, arm = len(found), turns.choose()
+            before, arm = found.accepted, turns.choose()
             proposals = arms[arm](mixture, found, generator, effort=effort)
             yield proposals
-            turns.learn(arm, (len(found) - before) / max(proposals.work, 1.0))
-        in_vain = in_vain + 1 if len(found) == known else 0
+            turns.learn(arm, (found.accepted - before) / max(proposals.work, 1.0))
+        in_vain = in_vain + 1 if found.accepted == known else 0
         effort = min(_LONGEST, 2 * effort)
 
 

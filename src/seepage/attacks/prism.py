@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.coupled import CoupledSearch
-from seepage.attacks.directions import Found, Proposals, Proposer, round_either, round_roughly
+from seepage.attacks.directions import round_either, round_roughly
 from seepage.attacks.disaggregation import Budget
 from seepage.attacks.expectederrors import expected_errors
+from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.layerattack import LayerAttack
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.portfolio import Arm, take_turns
@@ -41,7 +42,7 @@ _ROBUST_BELOW = 9.0  # units an example: with fewer, guesses are also rounded by
 _FEW = 128  # so are the guesses of a turn that has no more,
 _PLENTY = 64  # but not where the descent alone found as many
 _SAME = 1 - 1e-6  # cosine of copies
-_EASY = 12.0  # units an example above which the sphere search goes first
+_EASY = 9.0  # units an example above which the sphere search goes first (benchmarks/results/side-by-side.md)
 _MANY, _ENOUGH = 150, 3.5  # examples from which unmixing is late (too few pixels), and units each that coupling needs
 _ROWS_AT_ONCE = 32  # mixtures filtered at a time
 

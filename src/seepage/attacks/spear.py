@@ -9,8 +9,8 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from seepage.attacks.directions import Found, Proposals, Proposer
 from seepage.attacks.disaggregation import Budget
+from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.layerattack import LayerAttack
 from seepage.attacks.mixture import Mixture
 from seepage.linalg.nullspace import sampled_null_directions, zero_mask
