@@ -127,7 +127,7 @@ REACHES: tuple[Reach, ...] = (
         attack="prism",
         source="benchmarks/results/prism.md",
         about=lambda units: min(units // 5, 512),
-        because="5 units an example, at most 512; tables about 6",
+        because="5 units an example, at most 512; tables and inner layers too",
         points=_points(
             (200, 40, 10, 10, 0.5), (500, 100, 10, 10, 4.1), (1000, 160, 10, 10, 12.3), (1050, 210, 5, 5, 34.6),
             (1500, 300, 2, 2, 168.0), (4000, 512, 1, 1, 719.2),
