@@ -213,3 +213,16 @@ def test_silence_about_a_row_of_its_own_is_inconclusive(found: list[Finding]) ->
     assert verdict([overlooked], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
     for hidden in ({"rule": "fedavg:epochs=2"}, {"defenses": ["noise:sigma=1"]}):
         assert verdict([changed(overlooked, **hidden)], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
+        rows = changed(overlooked, scores={"rows": [True] + [False] * (size - 1)}, **hidden)
+        assert verdict([rows], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+
+
+def test_a_leak_within_the_threshold_hides_no_rows_beyond_it(found: list[Finding]) -> None:
+    size = found[0].batch_size
+    one = {"exact": [True] + [False] * (size - 1), "recognisable": [True] + [False] * (size - 1)}
+    part = changed(found[0], certified=[False] * size, scores={**one, "rows": [True] * size})
+    assert verdict([part], batches=1, threshold=0.0) is Verdict.LEAKED
+    assert verdict([part], batches=1, threshold=0.5) is Verdict.INCONCLUSIVE
+    assert verdict([part], batches=1, threshold=1.0) is Verdict.NOTHING_LEAKED
+    none_left = changed(part, scores={**one, "rows": [True] + [False] * (size - 1)})
+    assert verdict([none_left], batches=1, threshold=0.5) is Verdict.NOTHING_LEAKED

@@ -42,7 +42,9 @@ class Finding(BaseModel):
     ``outcome`` is ``None`` if the attack did not end by itself: with ``obstacles`` it could not run, with ``error`` it
     broke. ``certified`` and every list in ``scores`` have one entry for each example of the batch, in the batch's
     order; an example that nothing was matched with has ``None`` for its numbers and false for ``exact``. ``control`` is
-    there if the attack gave nothing away: without one that passed, its silence says nothing.
+    there if the attack gave nothing away: without one that passed, its silence says nothing. ``scores["units_alone"]``
+    counts the units of the attacked layer that only this example switches on, and ``scores["rows"]`` says whether a row
+    of the update is this example, whatever the attack made of it.
 
     Of an attack that restores labels and no inputs, ``scores`` holds numbers for the whole batch (``leacc``, ``lnacc``,
     ``exact_vector``, ``l1_half``, ``wrong_certified``), ``true_labels`` the truth in the batch's order, and
@@ -132,20 +134,31 @@ class Finding(BaseModel):
 
     @property
     def overlooked(self) -> int:
-        """Examples not given away that a plain gradient holds as rows of their own, at units that they alone switch on.
+        """Examples not given away that the update holds as rows of their own, at units that they alone switch on.
 
-        No search is needed for them, so that an attack's silence says nothing. Known where inputs were reconstructed.
+        No search is needed for them, so that an attack's silence says nothing. Findings of older versions only know of
+        such units, which make such rows in a plain gradient.
         """
-        alone = self.scores.get("units_alone")
-        if not isinstance(alone, list) or self.rule != "fedsgd" or self.defenses:
+        rows, plain = self.scores.get("rows"), self.rule == "fedsgd" and not self.defenses
+        rows = self.scores.get("units_alone") if rows is None and plain else rows
+        if not isinstance(rows, list):
             return 0
-        return sum(bool(units) and not given for units, given in zip(alone, self.given(), strict=True))
+        return sum(bool(row) and not given for row, given in zip(rows, self.given(), strict=True))
 
     @property
     def conclusive(self) -> bool:
         """Whether the attack found an example, or its silence stands beside a control passed and overlooks nothing."""
-        passed = self.control is not None and self.control.passed
-        return self.ended and (not self.silent or (passed and not self.overlooked))
+        return self.settles(0.0)
+
+    def settles(self, share: float) -> bool:
+        """Whether it can be told if more than this share of the batch was given away.
+
+        It can where more was; where no more was, only beside a passed control (if nothing was), and if what the attack
+        overlooked is within the share as well.
+        """
+        most = share * self.batch_size
+        sure = not self.silent or (self.control is not None and self.control.passed)
+        return self.ended and (self.given_away > most or (sure and self.given_away + self.overlooked <= most))
 
     @property
     def complete(self) -> bool:

@@ -124,17 +124,18 @@ def median_interval(places: Sequence[int]) -> Interval:
 def recovered_share(findings: Sequence[Finding], axis: Axis, *, seed: int, place: int) -> Point:
     """The share of examples of all batches that were recovered, or why it cannot be told."""
     examples = sum(finding.batch_size for finding in findings)
-    why = [
-        " ".join(one.obstacles) or one.error or "interrupted"
-        if not one.ended
-        else "inconclusive: its control failed, or it overlooked rows of the update"
-        for one in findings
-        if not one.conclusive
-    ]
-    if why or not findings:
-        return Point(seed=seed, place=place, recovered=None, examples=examples, why=why[0] if why else "no findings")
     least = math.inf if axis.least_psnr is None else axis.least_psnr
     recovered = sum(sum(finding.recovered(least)) for finding in findings)
+    overlooked = sum(finding.overlooked for finding in findings)
+    why = [
+        " ".join(one.obstacles) or one.error or "interrupted" if not one.ended else "inconclusive: its control failed"
+        for one in findings
+        if not one.ended or (one.silent and not (one.control is not None and one.control.passed))
+    ]
+    if not why and recovered < axis.share * examples <= recovered + overlooked:
+        why = [f"inconclusive: it overlooked {overlooked} examples that the update holds as rows"]
+    if why or not findings:
+        return Point(seed=seed, place=place, recovered=None, examples=examples, why=why[0] if why else "no findings")
     return Point(seed=seed, place=place, recovered=recovered / examples, examples=examples)
 
 
