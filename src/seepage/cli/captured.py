@@ -28,6 +28,7 @@ from seepage.cli.options import (
 from seepage.cli.show import Watch
 from seepage.cli.show import out as console
 from seepage.data.normalization import Normalization, make_normalization
+from seepage.data.sources import load_dataset
 from seepage.errors import InputError
 from seepage.federated.storage import Capture, CaptureHeader, Sign, UpdateKind, read_capture
 from seepage.federated.truth import read_truth
@@ -104,13 +105,20 @@ def attack(
 def score(
     reconstruction: Annotated[Path, typer.Argument(metavar="RECONSTRUCTION", help="As written by attack.")],
     truth: Annotated[Path, typer.Option("--truth", metavar="FILE", help="The client's own examples.")],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help="What the examples are from: pictures are told from its others."),
+    ] = None,
+    target: Annotated[str | None, typer.Option("--target", help="With --data: a table's label column.")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="With --data: resize and crop images.")] = None,
     json_file: Annotated[_File, typer.Option("--json", metavar="FILE", help="Write the scores there as well.")] = None,
     threshold: ThresholdOption = 0.0,
 ) -> None:
     """Compare a reconstruction with the truth, which attack never opens."""
     found = read_reconstruction(reconstruction)
     batch, normalize = read_truth(truth)
-    scored = score_against_truth(found, batch, normalize=normalize)
+    dataset = None if data is None else load_dataset(data, normalize="none", target=target, size=size)
+    scored = score_against_truth(found, batch, normalize=normalize, dataset=dataset)
     exact, shown, decibels = (_list(scored, word) for word in ("exact", "recognisable", "psnr"))
     for index, value in enumerate(decibels):
         word = "exact" if exact[index] else "recognisable" if shown[index] else "not exact"
@@ -122,11 +130,15 @@ def score(
     console.print(f"{right} of {len(batch)} examples exact, {beside}{sum(scored.certified)} certified", markup=False)
     wrong = sum(sure and not true for sure, true in zip(scored.certified, exact, strict=True))
     wrong += int(found.certified.sum()) - sum(scored.certified)
+    if dataset is None and known < len(batch):
+        console.print("Recognisable here means 20 dB; with --data, pictures are told from others too, and rows by cells.")
     if wrong > 0:
         console.print(f"{wrong} certified examples are not in this truth: is it the right file?", markup=False)
     if json_file is not None:
         _write_text(json_file, json.dumps({"certified": scored.certified, "scores": scored.scores}) + "\n")
-    raise typer.Exit(Verdict.LEAKED if known > threshold * len(batch) else Verdict.NOTHING_LEAKED)
+    if known > threshold * len(batch):
+        raise typer.Exit(Verdict.LEAKED)
+    raise typer.Exit(Verdict.INCONCLUSIVE if wrong > 0 else Verdict.NOTHING_LEAKED)
 
 
 def _list(scored: Scored, name: str) -> list[Score]:
