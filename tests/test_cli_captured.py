@@ -105,6 +105,18 @@ def test_score_tells_pictures_from_others_where_it_is_given_the_data(
     assert "should hold inputs of shape [1, 8, 8]" in capsys.readouterr().err
 
 
+def test_the_batch_size_can_be_granted_and_has_to_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle(tmp_path / "b", 8)
+    labels = ("--update", str(tmp_path / "b"), "--attack", "pooled")
+    assert attack(tmp_path, *labels) == 3
+    assert "batch-size" in capsys.readouterr().out
+    assert attack(tmp_path, *labels, "--batch-size", "8") == 3  # labels, which only the truth can judge
+    assert len(json.loads((tmp_path / "out" / "finding.json").read_text())["labels"]) == 8
+    bundle(tmp_path / "b", 8, batch_size=8)
+    assert attack(tmp_path, *labels, "--batch-size", "7") == 2
+    assert "which says 8; found 7" in capsys.readouterr().err
+
+
 def test_an_update_of_zeros_was_not_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network, _ = client()
     save_weights(network, tmp_path / "before")

@@ -203,6 +203,26 @@ def test_exit_codes_tell_a_leak_from_silence_and_silence_from_no_audit(found: li
     assert verdict([], batches=1, threshold=0.0) is Verdict.NOT_AUDITED
 
 
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {"batch_size": 0, "certified": [], "scores": {}},
+        {"batch_size": -4, "certified": [], "scores": {}},
+        {"certified": [True] * 99},
+        {"scores": {"exact": [True]}},
+        {"scores": {"rows": [True], "exact": [False] * 4}},
+        {"scores": {"exact_vector": 1.0}},
+    ],
+)
+def test_a_finding_that_was_cut_or_edited_is_refused_by_its_line(
+    found: list[Finding], tmp_path: Path, cut: dict[str, object]
+) -> None:
+    lines = [found[0].model_dump(mode="json"), found[1].model_dump(mode="json") | cut]
+    (tmp_path / "findings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=r"findings\.jsonl, line 2, should be"):
+        read_findings(tmp_path / "findings.jsonl")
+
+
 def test_silence_about_a_row_of_its_own_is_inconclusive(found: list[Finding]) -> None:
     passed = ControlCase(batch_size=1, rule="fedsgd", outcome="exact", exact=1, recovered=1, passed=True, seconds=0.1)
     size = found[0].batch_size

@@ -5,9 +5,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from seepage.errors import InputError
 from seepage.types import INTERRUPTED
@@ -15,6 +15,7 @@ from seepage.types import INTERRUPTED
 __all__ = ["ControlCase", "Finding", "Score", "findings_schema", "read_findings", "write_findings"]
 
 Score = float | bool | None
+_OF_LABELS = ("exact_vector", "wrong_certified")
 
 
 class ControlCase(BaseModel):
@@ -61,8 +62,8 @@ class Finding(BaseModel):
     threat_model: str
     data: str
     normalize: str
-    batch_size: int
-    batch: int
+    batch_size: int = Field(ge=0)
+    batch: int = Field(ge=0)
     seed: int
     outcome: Literal["exact", "approximate", "failed"] | None
     obstacles: list[str] = Field(default_factory=list)
@@ -81,6 +82,18 @@ class Finding(BaseModel):
     versions: dict[str, str]
     artifact: str | None = None
     control: ControlCase | None = None
+
+    @model_validator(mode="after")
+    def _fits_itself(self) -> Self:
+        """A file that was cut or edited is refused when it is read, instead of being counted wrongly."""
+        if len(self.certified) > self.batch_size:
+            raise ValueError(f"`certified` should hold {self.batch_size} entries; found {len(self.certified)}")
+        for word, values in self.scores.items():
+            if isinstance(values, list) and len(values) != self.batch_size:
+                raise ValueError(f"`scores.{word}` should hold {self.batch_size} entries; found {len(values)}")
+        if self.restores_labels and not all(isinstance(self.scores.get(word), int | float) for word in _OF_LABELS):
+            raise ValueError(f"`scores` should hold the numbers {', '.join(_OF_LABELS)}")
+        return self
 
     @property
     def could_run(self) -> bool:
@@ -212,6 +225,8 @@ def read_findings(path: Path) -> list[Finding]:
         try:
             findings.append(Finding.model_validate(json.loads(line)))
         except (json.JSONDecodeError, ValidationError) as error:
-            first = str(error).splitlines()[0]
+            first = "; ".join(str(error).splitlines()[:3])
             raise InputError(f"{path}, line {number}, should be a finding (schema 1); found: {first}.") from error
+        if findings[-1].batch_size == 0:
+            raise InputError(f"{path}, line {number}, should be of a batch of at least 1 example; found 0.")
     return findings

@@ -58,6 +58,9 @@ def attack(
     ] = None,
     input_shape: Annotated[str | None, typer.Option("--input-shape", metavar="CxHxW", help="If not in it.")] = None,
     classes: Annotated[int | None, typer.Option("--classes", min=2, help="Number of classes, if not in it.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="If the server knows it and the bundle does not say.")
+    ] = None,
     attack_name: Annotated[str, typer.Option("--attack", help=f"One of: {', '.join(ATTACKS)}.")] = "auto",
     layer: Annotated[str | None, typer.Option("--layer", help="Layer to attack; the first that fits.")] = None,
     normalize: Annotated[
@@ -92,6 +95,7 @@ def attack(
     else:
         capture = bundle
         _load_weights(built, bundle, weights)
+    capture = _announced(capture, batch_size)
     audit = CapturedAudit(network=built, input_shape=shape, classes=classes, attack=method, seed=seed, rule=stated)
     with Watch(1) as watch:
         attacked = audit(capture, progress=watch.progress)
@@ -131,7 +135,9 @@ def score(
     wrong = sum(sure and not true for sure, true in zip(scored.certified, exact, strict=True))
     wrong += int(found.certified.sum()) - sum(scored.certified)
     if dataset is None and known < len(batch):
-        console.print("Recognisable here means 20 dB; with --data, pictures are told from others too, and rows by cells.")
+        console.print(
+            "Recognisable here means 20 dB; with --data, pictures are told from others too, and rows by cells."
+        )
     if wrong > 0:
         console.print(f"{wrong} certified examples are not in this truth: is it the right file?", markup=False)
     if json_file is not None:
@@ -181,6 +187,21 @@ def _pair(
         if file is not None:
             load_weights(one, file)
     return Capture(header=header, before=network.state_dict(), after=later.state_dict())
+
+
+def _announced(capture: Capture, batch_size: int | None) -> Capture:
+    known = capture.header.batch_size
+    if batch_size is None or batch_size == known:
+        return capture
+    if known is not None:
+        raise InputError(f"`--batch-size` should agree with the bundle, which says {known}; found {batch_size}.")
+    return Capture(
+        header=capture.header.model_copy(update={"batch_size": batch_size}),
+        update=capture.update,
+        before=capture.before,
+        after=capture.after,
+        buffers=capture.buffers,
+    )
 
 
 def _load_weights(network: nn.Module, bundle: Capture, weights: _File) -> None:
