@@ -86,6 +86,37 @@ def test_a_near_reconstruction_of_a_picture_is_a_leak_when_scored(
     assert "0 of 4 examples exact, 4 recognisable, 0 certified" in capsys.readouterr().out
 
 
+def test_score_tells_pictures_from_others_where_it_is_given_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Digits at half their contrast are below 20 dB and can be read by anyone."""
+    _, batch = client()
+    faint = Reconstruction(
+        outcome=Outcome.APPROXIMATE, inputs=0.4 * batch.inputs + 0.3, certified=torch.zeros(4, dtype=torch.bool)
+    )
+    write_reconstruction(tmp_path / "r", faint)
+    write_truth(tmp_path / "t", batch)
+    files = (str(tmp_path / "r"), "--truth", str(tmp_path / "t"))
+    assert seepage("score", *files) == 0
+    assert "with --data" in capsys.readouterr().out
+    assert seepage("score", *files, "--data", "digits") == 1
+    assert "4 recognisable" in capsys.readouterr().out
+    assert seepage("score", *files, "--data", "photos") == 2
+    assert "should hold inputs of shape [1, 8, 8]" in capsys.readouterr().err
+
+
+def test_the_batch_size_can_be_granted_and_has_to_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle(tmp_path / "b", 8)
+    labels = ("--update", str(tmp_path / "b"), "--attack", "pooled")
+    assert attack(tmp_path, *labels) == 3
+    assert "batch-size" in capsys.readouterr().out
+    assert attack(tmp_path, *labels, "--batch-size", "8") == 3  # labels, which only the truth can judge
+    assert len(json.loads((tmp_path / "out" / "finding.json").read_text())["labels"]) == 8
+    bundle(tmp_path / "b", 8, batch_size=8)
+    assert attack(tmp_path, *labels, "--batch-size", "7") == 2
+    assert "which says 8; found 7" in capsys.readouterr().err
+
+
 def test_an_update_of_zeros_was_not_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network, _ = client()
     save_weights(network, tmp_path / "before")
@@ -99,7 +130,7 @@ def test_another_truth_is_not_matched(tmp_path: Path, capsys: pytest.CaptureFixt
     attack(tmp_path, "--update", str(tmp_path / "b"))
     other = load_dataset("digits", normalize="none")
     write_truth(tmp_path / "t", PrivateBatch(inputs=other.inputs[50:54].clone(), labels=other.labels[50:54].clone()))
-    assert seepage("score", str(tmp_path / "out" / "reconstruction.safetensors"), "--truth", str(tmp_path / "t")) == 0
+    assert seepage("score", str(tmp_path / "out" / "reconstruction.safetensors"), "--truth", str(tmp_path / "t")) == 4
     assert "right file" in capsys.readouterr().out
 
 

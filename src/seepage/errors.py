@@ -1,6 +1,6 @@
 """What can go wrong with what a user hands in, told apart from what an attack could not do."""
 
-__all__ = ["AuditError", "InputError", "SeepageError"]
+__all__ = ["InputError", "SeepageError"]
 
 
 class SeepageError(Exception):
@@ -9,7 +9,3 @@ class SeepageError(Exception):
 
 class InputError(SeepageError):
     """A file, network, option or tensor that cannot be used; says which, what was expected and what was found."""
-
-
-class AuditError(SeepageError):
-    """The audit could not be carried out although its input was well-formed."""

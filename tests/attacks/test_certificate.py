@@ -2,14 +2,18 @@
 
 import dataclasses
 
+import pytest
 import torch
+from torch.nn.functional import avg_pool2d
 
 from seepage.attacks.certificate import Replay, replay
+from seepage.attacks.disaggregation import Budget
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
+from seepage.attacks.spear import SPEAR
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
-from seepage.types import Observation, PrivateBatch, ThreatModel
+from seepage.types import GradientUpdate, Observation, PrivateBatch, Reconstruction, ThreatModel
 
 
 def round_of(indices: list[int]) -> tuple[Observation, ReLULayer, PrivateBatch]:
@@ -62,3 +66,32 @@ def test_replay_says_why_it_is_not_possible() -> None:
     assert "plain gradient" in str(replay(unknown, layer, inputs, errors, generator=chance))
     inner = dataclasses.replace(layer, reads_input=False)
     assert "not the first" in str(replay(seen, inner, inputs, errors, generator=chance))
+
+
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("factor", [1.2, None])
+def test_a_bias_gradient_of_another_scale_certifies_nothing(size: int, factor: float | None) -> None:
+    """Two classes, one hidden layer, no bias: patterns and errors are the same at any scale of the input."""
+    photos = load_dataset("photos")
+    dataset = dataclasses.replace(photos, inputs=avg_pool2d(photos.inputs, 4))
+    network = build_network("mlp:200", input_shape=dataset.input_shape, classes=2, seed=0)
+    for name, value in network.named_parameters():
+        if name.endswith("bias"):
+            value.data.zero_()
+    chance = torch.Generator().manual_seed(3)
+    batch, rule = dataset.batch(torch.randperm(120, generator=chance)[:size]), FedSGD()
+    sent = rule(network, batch, chance)
+    found = disaggregate(GradientUpdate(sent), network, batch)
+    assert bool(found.certified.any())
+    clipped = {
+        name: value / value.norm() if factor is None else value * (factor if name == "1.bias" else 1.0)
+        for name, value in sent.items()
+    }
+    found = disaggregate(GradientUpdate(clipped), network, batch)
+    assert not bool(found.certified.any())
+    assert "scale" in found.reason
+
+
+def disaggregate(update: GradientUpdate, network: torch.nn.Module, batch: PrivateBatch) -> Reconstruction:
+    seen = ThreatModel().view(network=network, update=update, batch=batch, rule=FedSGD(), classes=2)
+    return SPEAR(budget=Budget(samples=200_000))(seen, generator=torch.Generator().manual_seed(0))

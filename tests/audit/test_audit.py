@@ -203,6 +203,26 @@ def test_exit_codes_tell_a_leak_from_silence_and_silence_from_no_audit(found: li
     assert verdict([], batches=1, threshold=0.0) is Verdict.NOT_AUDITED
 
 
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {"batch_size": 0, "certified": [], "scores": {}},
+        {"batch_size": -4, "certified": [], "scores": {}},
+        {"certified": [True] * 99},
+        {"scores": {"exact": [True]}},
+        {"scores": {"rows": [True], "exact": [False] * 4}},
+        {"scores": {"exact_vector": 1.0}},
+    ],
+)
+def test_a_finding_that_was_cut_or_edited_is_refused_by_its_line(
+    found: list[Finding], tmp_path: Path, cut: dict[str, object]
+) -> None:
+    lines = [found[0].model_dump(mode="json"), found[1].model_dump(mode="json") | cut]
+    (tmp_path / "findings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=r"findings\.jsonl, line 2, should be"):
+        read_findings(tmp_path / "findings.jsonl")
+
+
 def test_silence_about_a_row_of_its_own_is_inconclusive(found: list[Finding]) -> None:
     passed = ControlCase(batch_size=1, rule="fedsgd", outcome="exact", exact=1, recovered=1, passed=True, seconds=0.1)
     size = found[0].batch_size
@@ -213,3 +233,16 @@ def test_silence_about_a_row_of_its_own_is_inconclusive(found: list[Finding]) ->
     assert verdict([overlooked], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
     for hidden in ({"rule": "fedavg:epochs=2"}, {"defenses": ["noise:sigma=1"]}):
         assert verdict([changed(overlooked, **hidden)], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
+        rows = changed(overlooked, scores={"rows": [True] + [False] * (size - 1)}, **hidden)
+        assert verdict([rows], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+
+
+def test_a_leak_within_the_threshold_hides_no_rows_beyond_it(found: list[Finding]) -> None:
+    size = found[0].batch_size
+    one = {"exact": [True] + [False] * (size - 1), "recognisable": [True] + [False] * (size - 1)}
+    part = changed(found[0], certified=[False] * size, scores={**one, "rows": [True] * size})
+    assert verdict([part], batches=1, threshold=0.0) is Verdict.LEAKED
+    assert verdict([part], batches=1, threshold=0.5) is Verdict.INCONCLUSIVE
+    assert verdict([part], batches=1, threshold=1.0) is Verdict.NOTHING_LEAKED
+    none_left = changed(part, scores={**one, "rows": [True] + [False] * (size - 1)})
+    assert verdict([none_left], batches=1, threshold=0.5) is Verdict.NOTHING_LEAKED

@@ -67,7 +67,7 @@ def test_a_planted_failing_attack_is_inconclusive(plant: Plant) -> None:
     assert summarize(findings, batches=2).verdict is Said.INCONCLUSIVE
 
 
-@pytest.mark.parametrize("change", [{"defenses": (Silence(),)}, {"rule": ZeroRule()}, {"batch_size": 60}])
+@pytest.mark.parametrize("change", [{"defenses": (Silence(),)}, {"rule": ZeroRule()}, {"batch_size": 90, "seed": 2}])
 def test_an_attack_that_works_but_not_here_passes_its_control(change: dict[str, object]) -> None:
     plan = replace(audit(SPEAR(budget=Budget(samples=20_000)), batch_size=4), **change)  # type: ignore[arg-type]
     findings = [audited.finding for audited in with_control(plan)]
@@ -80,6 +80,19 @@ def test_an_attack_that_works_but_not_here_passes_its_control(change: dict[str, 
         assert verdict(findings, batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
     else:
         assert verdict(findings, batches=1, threshold=0.0) is Verdict.NOT_AUDITED
+
+
+def test_a_failure_that_overlooks_rows_of_the_update_is_inconclusive_although_the_control_passed() -> None:
+    """Sixty examples are too many for SPEAR here, but one switches on a unit of its own: its row is the example."""
+    (audited,) = with_control(audit(SPEAR(budget=Budget(samples=20_000))))
+    finding = audited.finding
+    assert finding.outcome == "failed"
+    assert finding.control is not None
+    assert finding.control.passed
+    assert finding.overlooked == 1
+    assert verdict([finding], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+    assert verdict([finding], batches=1, threshold=1 / 60) is Verdict.NOTHING_LEAKED
+    assert summarize([finding], batches=1).verdict is Said.INCONCLUSIVE
 
 
 def test_silence_without_a_control_is_never_nothing_leaked(plant: Plant) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from seepage.audit.cell import Cell, build_audit, shards_of
+from seepage.audit.frontier import read_axis
 from seepage.audit.plan import read_plan
 from seepage.errors import InputError
 from seepage.types import ThreatModel
@@ -89,3 +90,16 @@ def test_an_error_names_the_line(tmp_path: Path, before: str, after: str, words:
 
 def test_the_example_plan_is_understood() -> None:
     assert len(read_plan(ROOT / "examples" / "sweep.toml").cells) == 24
+
+
+def test_a_plan_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="1,000,000 batches at most over all cells; found 2,399,999,999,976"):
+        read_plan(plan(tmp_path, PLAN.replace("batches = 3", "batches = 99999999999")))
+    endless = PLAN + '[frontier]\naxis = "batch_size"\nlow = 1\nhigh = 999999999999\n'
+    with pytest.raises(InputError, match="100,000 steps above `low` at most"):
+        read_axis(read_plan(plan(tmp_path, endless)))
+    endless = (
+        PLAN.replace("mlp:20", "mlp:{width}") + '[frontier]\naxis = "width"\nlow = 1\nhigh = 9\npoints = 999999999999\n'
+    )
+    with pytest.raises(InputError, match="100,000 at most"):
+        read_axis(read_plan(plan(tmp_path, endless)))

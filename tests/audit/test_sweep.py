@@ -154,7 +154,8 @@ def test_the_command_ends_with_the_verdict_and_refuses_places(
         return int(stopped.value.code or 0)
 
     plain = '[plan]\ndata = "digits"\nbudget_samples = 2000\n[grid]\nnetwork = "{}"\nbatch_size = 60\n'
-    assert ends(plain.format("mlp:50"), "silent") == 0
+    assert ends(plain.format("mlp:50") + "seed = 1\n", "silent") == 0
+    assert ends(plain.format("mlp:50"), "overlooks a row") == 4
     assert ends(plain.format("mlp:50:gelu"), "refused") == 3
     assert ends(plain.format("mlp:{width}"), "places") == 2
     assert "frontier" in capsys.readouterr().err

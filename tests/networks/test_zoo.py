@@ -170,3 +170,8 @@ def test_names_of_the_zoo_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "mlp" in ZOO
     with pytest.raises(InputError, match="positive whole numbers"):
         build("mlp:make")
+
+
+def test_a_network_that_fits_into_no_memory_is_bad_input() -> None:
+    with pytest.raises(InputError, match="should fit into memory"):
+        build_network("mlp:99999999999999", input_shape=(3, 32, 32), classes=10, seed=0)

@@ -62,7 +62,8 @@ def test_a_wrong_certificate_is_said_aloud(make_run: MakeRun, finding: MakeFindi
 
 
 def test_labels_do_not_dilute_the_examples_of_other_attacks(finding: MakeFinding) -> None:
-    both = summarize([finding(), finding(**{**RIGHT, "batch_size": 2, "labels": [0, 1], "true_labels": [0, 1]})])
+    two = {"batch_size": 2, "certified": [True, True], "labels": [0, 1], "true_labels": [0, 1]}
+    both = summarize([finding(), finding(**{**RIGHT, **two})])
     assert (both.counts.exact, both.counts.examples) == (2, 2)
     assert both.counts.labels.labels == 2
     assert both.counts.batches == 1

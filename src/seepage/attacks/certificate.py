@@ -11,11 +11,12 @@ Four facts are asked of every example, none of which holds for an arbitrary fact
    gives the error back, and the gradient recomputed from all of them equals the update. Where it cannot be run, the
    first three certify only what :mod:`seepage.attacks.warrant` lets them.
 
-All of them suppose that the bias gradient, which sets the scales, is the sum of the errors
-(:meth:`seepage.attacks.mixture.Mixture.explains_bias`).
+All of them suppose that the bias gradient, which sets the scales, is the sum of the errors: it lies in their span
+(:meth:`seepage.attacks.mixture.Mixture.explains_bias`), and where the replay runs it is no multiple of the sum either
+(:func:`scale_is_known`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,10 +29,13 @@ from seepage.attacks.recomputed import Batch, update_gap, within_rounding
 from seepage.attacks.relulayer import ReLULayer
 from seepage.types import Observation
 
-__all__ = ["Agreement", "Replay", "agree", "replay", "undisturbed"]
+__all__ = ["Agreement", "Replay", "agree", "replay", "scale_is_known", "undisturbed"]
 
 _ERRORS_AT_ONCE = 2048  # replayed in one pass, examples times labels: each pass reads all weights
 _CHANCE = 1e-5  # that a true example has more errors below the tolerance than are forgiven
+_WHOLE = 1e-3  # relative distance of the whole batch's gradient from the update
+_OTHER_SCALE, _TELLING = 1.1, 10.0  # a wrong scale, and how many tolerances away the error has to be there
+_SHARE = 1e-3  # relative distance of a share of the loss from one example's
 _AT_A_KINK = 1e-4  # relative distance of a replayed error beyond which a deeper unit may have fallen the other way
 
 State = dict[str, Tensor]
@@ -103,13 +107,36 @@ class Replay:
         labels: ``[k]`` the label whose error matches best.
         weights: ``[k]`` each example's share of the loss: ``1 / b`` times how often it is in the batch.
         residual: ``[k]`` relative distance of the replayed error from the disaggregated one.
+        elsewhere: ``[k]`` the same for inputs of another scale; near ``residual`` where the error tells no scale.
         update_residual: relative distance of the gradient of the whole reconstructed batch from the update.
     """
 
     labels: Tensor
     weights: Tensor
     residual: Tensor
+    elsewhere: Tensor
     update_residual: float
+
+
+def scale_is_known(found: Replay, *, sure: Tensor, tolerance: Tensor, sizes: Sequence[int]) -> bool:
+    """Whether more than the bias gradient says that inputs have this scale and no other, which is one for all.
+
+    A client that clips each tensor by itself, or gives biases a learning rate of their own, multiplies the bias
+    gradient. With two classes and one hidden layer no error has a direction that notices. One of three has to hold: the
+    gradient of the whole batch equals the update; the error of some example would be another at another scale; each
+    example has the share of the loss that is one example's.
+
+    Args:
+        found: the replay of ``k`` examples.
+        sure: ``[k]`` bool, those that all else speaks for.
+        tolerance: ``[k]`` of their replayed errors.
+        sizes: batch sizes that may be the client's.
+    """
+    if found.update_residual <= _WHOLE or not bool(sure.any()):
+        return True
+    if bool((found.elsewhere[sure] > _TELLING * tolerance[sure]).any()):
+        return True
+    return any(bool(((found.weights[sure] * size - 1).abs() <= _SHARE).all()) for size in sizes)
 
 
 def replay(
@@ -147,12 +174,14 @@ def replay(
             examples[index], shares[index], residuals[index] = _at_a_kink(
                 error_of, examples[index], best[index], errors[index], generator
             )
+        other = vmap(error_of, chunk_size=_ERRORS_AT_ONCE)(_OTHER_SCALE * examples, best)
         batch = Batch(examples=examples, labels=best, weights=shares, errors=errors)
         gap = update_gap(observation, layer, batch, generator)
     # Batch norm or dropout in training mode: one example alone is not what was run, and may be refused.
     except (RuntimeError, ValueError) as raised:
         return f"the network cannot be run on one example at a time ({str(raised).splitlines()[0][:120]})"
-    return Replay(labels=best, weights=shares, residual=residuals, update_residual=gap)
+    elsewhere, _ = _compare(other, errors)
+    return Replay(labels=best, weights=shares, residual=residuals, elsewhere=elsewhere, update_residual=gap)
 
 
 def _best_labels(error_of: ErrorOf, examples: Tensor, classes: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:

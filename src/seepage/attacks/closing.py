@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from seepage.attacks.certificate import Replay, agree, replay, undisturbed
+from seepage.attacks.certificate import Replay, agree, replay, scale_is_known, undisturbed
 from seepage.attacks.directions import least_apart
 from seepage.attacks.found import Found, outside
 from seepage.attacks.mixture import Mixture
@@ -24,6 +24,7 @@ _LOOSE_REPLAY = 1e-3  # the most that known rounding of the weights may loosen i
 _ABOVE_ROUNDING = 20.0  # true examples were seen at 7 to 10 times the rounding expected
 _NO_AGREEMENT = "no example agrees with the units it switches off"
 _OTHER_BIAS = "the bias gradient does not fit the weight gradient: entries of the update were dropped or changed"
+_NO_SCALE = "nothing but the bias gradient tells the scale of the inputs, and the update is not their gradient"
 _MOST_SWAPS = 256  # each costs a pass of all inputs through the layer
 
 
@@ -174,7 +175,12 @@ def _ask_replay(observation: Observation, mixture: Mixture, solution: Solution, 
     replayed = replay(observation, mixture.layer, solution.inputs, solution.errors, generator=generator)
     evident = solution.evident
     if isinstance(replayed, Replay):
-        evident = evident & ((replayed.residual <= _replay_tolerance(mixture, solution)) | solution.rough)
+        tolerance = _replay_tolerance(mixture, solution)
+        evident = evident & ((replayed.residual <= tolerance) | solution.rough)
+        announced = observation.latest.batch_size
+        sizes = (mixture.batch_size,) if announced is None else (announced,)
+        if not scale_is_known(replayed, sure=evident & ~solution.rough, tolerance=tolerance, sizes=sizes):
+            evident, replayed = torch.zeros_like(evident), _NO_SCALE
     elif (doubt := unwarranted(observation, mixture)) is not None:
         evident, replayed = torch.zeros_like(evident), f"{replayed}, and {doubt}"
     return replace(solution, replayed=replayed, evident=evident)

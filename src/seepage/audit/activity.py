@@ -1,11 +1,16 @@
-"""Why an example is exposed: the units of the attacked layer that it alone switches on."""
+"""Why an example is exposed: the units of the attacked layer that it alone switches on, and their rows."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
 
-__all__ = ["units_alone"]
+__all__ = ["held_as_rows", "layer_inputs", "units_alone"]
+
+_ROUGH = 0.01  # of an example's length, by which its row may differ from it: 40 dB, as numbers are recognisable
 
 
 def units_alone(network: nn.Module, inputs: Tensor, layer: str = "") -> list[int] | None:
@@ -22,19 +27,69 @@ def units_alone(network: nn.Module, inputs: Tensor, layer: str = "") -> list[int
     Returns:
         ``b`` counts, or ``None`` if no linear layer with one row an example stands there before a ReLU.
     """
-    found = [one for one in read_layers(network, tuple(inputs.shape[1:])).layers if _fits(one, layer)]
-    modules = dict(network.named_modules())
-    if not found or found[0].name not in modules:
+    found = _layer(network, inputs, layer)
+    if found is None:
         return None
-    seen: list[Tensor] = []
-    handle = modules[found[0].name].register_forward_hook(lambda _, __, output: seen.append(output.detach()))
+    alone, _ = _alone(network, inputs, found)
+    return [int(count) for count in alone.sum(dim=1)]
+
+
+def held_as_rows(network: nn.Module, inputs: Tensor, update: Mapping[str, Tensor]) -> list[bool] | None:
+    """For each example, whether a row of the update *is* the example: divided by the bias's entry it is within 1 %.
+
+    Looked up with the originals in hand, in the update as the server has it, so that no rule or defense need be known:
+    noise, dropped entries or an error of zero leave no such row.
+
+    Args:
+        network: as the server sends it out; it stays as it is.
+        inputs: the batch ``[b, *shape]``.
+        update: as the server has it.
+
+    Returns:
+        ``b`` answers, or ``None`` if no layer that fits reads the inputs, or its update was not sent.
+    """
+    found = _layer(network, inputs, "")
+    if found is None or found.bias is None or not {found.weight, found.bias} <= set(update):
+        return None
+    alone, rows = _alone(network, inputs, found)
+    weight, bias = update[found.weight].double(), update[found.bias].double()
+    sizes = bias.abs() * alone.to(bias)  # [b, m]
+    units = sizes.argmax(dim=1)
+    there = sizes.gather(1, units[:, None])[:, 0] > 0
+    guesses = weight[units] / bias[units].where(there, 1.0)[:, None]  # [b, n]
+    apart, lengths = (one.double().norm(dim=1) for one in (guesses - rows.to(guesses), rows))
+    return [bool(value) for value in (there & (lengths > 0) & (apart <= _ROUGH * lengths)).tolist()]
+
+
+def layer_inputs(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:
+    """``[b, *shape]``: what a layer of this name is fed with where the network is fed with ``inputs``."""
+    return _watched(network, layer, inputs)[0]
+
+
+def _layer(network: nn.Module, inputs: Tensor, name: str) -> AffineLayer | None:
+    found = [one for one in read_layers(network, tuple(inputs.shape[1:])).layers if _fits(one, name)]
+    return found[0] if found and found[0].name in dict(network.named_modules()) else None
+
+
+def _alone(network: nn.Module, inputs: Tensor, layer: AffineLayer) -> tuple[Tensor, Tensor]:
+    """``[b, m]`` bool, units that one example alone switches on; and the layer's inputs ``[b, n]``."""
+    rows, heights = (one.reshape(len(inputs), -1) for one in _watched(network, layer.name, inputs))
+    on = heights > 0  # [b, m]
+    return on & (on.sum(dim=0) == 1), rows
+
+
+def _watched(network: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's input and output; batch norm in train mode would move its statistics, so it moves those of copies."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    handle = network.get_submodule(layer).register_forward_hook(
+        lambda _, given, output: seen.append((given[0].detach(), output.detach()))
+    )
     try:
         with torch.no_grad():
-            network(inputs)
+            functional_call(network, {name: buffer.clone() for name, buffer in network.named_buffers()}, (inputs,))
     finally:
         handle.remove()
-    on = seen[0].reshape(len(inputs), -1) > 0  # [b, m]
-    return [int(count) for count in (on & (on.sum(dim=0) == 1)).sum(dim=1)]
+    return seen[0]
 
 
 def _fits(one: AffineLayer, layer: str) -> bool:

@@ -5,9 +5,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from seepage.errors import InputError
 from seepage.types import INTERRUPTED
@@ -15,6 +15,7 @@ from seepage.types import INTERRUPTED
 __all__ = ["ControlCase", "Finding", "Score", "findings_schema", "read_findings", "write_findings"]
 
 Score = float | bool | None
+_OF_LABELS = ("exact_vector", "wrong_certified")
 
 
 class ControlCase(BaseModel):
@@ -42,7 +43,9 @@ class Finding(BaseModel):
     ``outcome`` is ``None`` if the attack did not end by itself: with ``obstacles`` it could not run, with ``error`` it
     broke. ``certified`` and every list in ``scores`` have one entry for each example of the batch, in the batch's
     order; an example that nothing was matched with has ``None`` for its numbers and false for ``exact``. ``control`` is
-    there if the attack gave nothing away: without one that passed, its silence says nothing.
+    there if the attack gave nothing away: without one that passed, its silence says nothing. ``scores["units_alone"]``
+    counts the units of the attacked layer that only this example switches on, and ``scores["rows"]`` says whether a row
+    of the update is this example, whatever the attack made of it.
 
     Of an attack that restores labels and no inputs, ``scores`` holds numbers for the whole batch (``leacc``, ``lnacc``,
     ``exact_vector``, ``l1_half``, ``wrong_certified``), ``true_labels`` the truth in the batch's order, and
@@ -59,8 +62,8 @@ class Finding(BaseModel):
     threat_model: str
     data: str
     normalize: str
-    batch_size: int
-    batch: int
+    batch_size: int = Field(ge=0)
+    batch: int = Field(ge=0)
     seed: int
     outcome: Literal["exact", "approximate", "failed"] | None
     obstacles: list[str] = Field(default_factory=list)
@@ -79,6 +82,18 @@ class Finding(BaseModel):
     versions: dict[str, str]
     artifact: str | None = None
     control: ControlCase | None = None
+
+    @model_validator(mode="after")
+    def _fits_itself(self) -> Self:
+        """A file that was cut or edited is refused when it is read, instead of being counted wrongly."""
+        if len(self.certified) > self.batch_size:
+            raise ValueError(f"`certified` should hold {self.batch_size} entries; found {len(self.certified)}")
+        for word, values in self.scores.items():
+            if isinstance(values, list) and len(values) != self.batch_size:
+                raise ValueError(f"`scores.{word}` should hold {self.batch_size} entries; found {len(values)}")
+        if self.restores_labels and not all(isinstance(self.scores.get(word), int | float) for word in _OF_LABELS):
+            raise ValueError(f"`scores` should hold the numbers {', '.join(_OF_LABELS)}")
+        return self
 
     @property
     def could_run(self) -> bool:
@@ -132,20 +147,31 @@ class Finding(BaseModel):
 
     @property
     def overlooked(self) -> int:
-        """Examples not given away that a plain gradient holds as rows of their own, at units that they alone switch on.
+        """Examples not given away that the update holds as rows of their own, at units that they alone switch on.
 
-        No search is needed for them, so that an attack's silence says nothing. Known where inputs were reconstructed.
+        No search is needed for them, so that an attack's silence says nothing. Findings of older versions only know of
+        such units, which make such rows in a plain gradient.
         """
-        alone = self.scores.get("units_alone")
-        if not isinstance(alone, list) or self.rule != "fedsgd" or self.defenses:
+        rows, plain = self.scores.get("rows"), self.rule == "fedsgd" and not self.defenses
+        rows = self.scores.get("units_alone") if rows is None and plain else rows
+        if not isinstance(rows, list):
             return 0
-        return sum(bool(units) and not given for units, given in zip(alone, self.given(), strict=True))
+        return sum(bool(row) and not given for row, given in zip(rows, self.given(), strict=True))
 
     @property
     def conclusive(self) -> bool:
         """Whether the attack found an example, or its silence stands beside a control passed and overlooks nothing."""
-        passed = self.control is not None and self.control.passed
-        return self.ended and (not self.silent or (passed and not self.overlooked))
+        return self.settles(0.0)
+
+    def settles(self, share: float) -> bool:
+        """Whether it can be told if more than this share of the batch was given away.
+
+        It can where more was; where no more was, only beside a passed control (if nothing was), and if what the attack
+        overlooked is within the share as well.
+        """
+        most = share * self.batch_size
+        sure = not self.silent or (self.control is not None and self.control.passed)
+        return self.ended and (self.given_away > most or (sure and self.given_away + self.overlooked <= most))
 
     @property
     def complete(self) -> bool:
@@ -199,6 +225,8 @@ def read_findings(path: Path) -> list[Finding]:
         try:
             findings.append(Finding.model_validate(json.loads(line)))
         except (json.JSONDecodeError, ValidationError) as error:
-            first = str(error).splitlines()[0]
+            first = "; ".join(str(error).splitlines()[:3])
             raise InputError(f"{path}, line {number}, should be a finding (schema 1); found: {first}.") from error
+        if findings[-1].batch_size == 0:
+            raise InputError(f"{path}, line {number}, should be of a batch of at least 1 example; found 0.")
     return findings

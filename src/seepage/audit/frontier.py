@@ -12,6 +12,7 @@ from seepage.errors import InputError
 
 __all__ = ["Axis", "Bisection", "Interval", "Point", "at", "grouped", "median_interval", "read_axis", "recovered_share"]
 
+_MOST_SETTINGS = 100_000  # held in memory; bisection looks at a few
 _CONFIDENCE = 0.95
 
 
@@ -124,17 +125,18 @@ def median_interval(places: Sequence[int]) -> Interval:
 def recovered_share(findings: Sequence[Finding], axis: Axis, *, seed: int, place: int) -> Point:
     """The share of examples of all batches that were recovered, or why it cannot be told."""
     examples = sum(finding.batch_size for finding in findings)
-    why = [
-        " ".join(one.obstacles) or one.error or "interrupted"
-        if not one.ended
-        else "inconclusive: its control failed, or it overlooked rows of the update"
-        for one in findings
-        if not one.conclusive
-    ]
-    if why or not findings:
-        return Point(seed=seed, place=place, recovered=None, examples=examples, why=why[0] if why else "no findings")
     least = math.inf if axis.least_psnr is None else axis.least_psnr
     recovered = sum(sum(finding.recovered(least)) for finding in findings)
+    overlooked = sum(finding.overlooked for finding in findings)
+    why = [
+        " ".join(one.obstacles) or one.error or "interrupted" if not one.ended else "inconclusive: its control failed"
+        for one in findings
+        if not one.ended or (one.silent and not (one.control is not None and one.control.passed))
+    ]
+    if not why and recovered < axis.share * examples <= recovered + overlooked:
+        why = [f"inconclusive: it overlooked {overlooked} examples that the update holds as rows"]
+    if why or not findings:
+        return Point(seed=seed, place=place, recovered=None, examples=examples, why=why[0] if why else "no findings")
     return Point(seed=seed, place=place, recovered=recovered / examples, examples=examples)
 
 
@@ -194,11 +196,16 @@ def grouped(cells: Sequence[Cell], axis: Axis) -> Mapping[Cell, list[Cell]]:
 def _whole_scale(table: Table) -> tuple[float, ...]:
     low = table.integer("low", low=1)
     high = table.integer("high", low=low + 1)
-    return tuple(float(value) for value in range(low, high + 1, table.integer("step", low=1, default=1)))
+    step = table.integer("step", low=1, default=1)
+    if (high - low) // step >= _MOST_SETTINGS:
+        raise table.error("high", f"should be {_MOST_SETTINGS:,} steps above `low` at most")
+    return tuple(float(value) for value in range(low, high + 1, step))
 
 
 def _log_scale(table: Table) -> tuple[float, ...]:
     points = table.integer("points", low=2)
+    if points > _MOST_SETTINGS:
+        raise table.error("points", f"should be {_MOST_SETTINGS:,} at most")
     low = table.number("low", low=1e-12, high=1e12) or 0.0
     high = table.number("high", low=1e-12, high=1e12) or 0.0
     if not 0 < low < high:

@@ -137,9 +137,10 @@ def _check(finding: Finding, line: int, limits: Limits) -> Check:
         why = " ".join(finding.obstacles) or (kind if finding.error else "it was interrupted.")
         message = f"The batch could not be audited: {why}"
         return Check(finding=finding, line=line, ending=Ending.NOT_AUDITED, rule="not_audited", message=message)
-    if finding.ended and not finding.conclusive and not limits.allow_inconclusive:
+    leaked = limits.exact_share if limits.leaked_share is None else limits.leaked_share
+    if finding.ended and not finding.settles(leaked) and not limits.allow_inconclusive:
         why = "overlooked what the update holds as rows" if finding.overlooked else "has no passed positive control"
-        message = f"The attack found nothing and {why}: its silence says nothing."
+        message = f"The attack {'found nothing and ' if finding.silent else ''}{why}: its silence says nothing."
         return Check(finding=finding, line=line, ending=Ending.INCONCLUSIVE, rule="inconclusive", message=message)
     return Check(finding=finding, line=line, ending=Ending.PASSED)
 

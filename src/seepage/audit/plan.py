@@ -1,6 +1,7 @@
 """A sweep's plan: one TOML file becomes typed cells, here and nowhere else."""
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +19,7 @@ __all__ = ["Plan", "has_place", "read_plan"]
 
 _KNOWLEDGE = tuple(one.name for one in fields(ThreatModel))
 _DTYPES = ("float32", "float64")
+_MOST_BATCHES = 1_000_000  # of all cells: each is held in memory before the first is audited
 _SAMPLES = 2_000_000  # of a batch, unless the plan says otherwise: SPEAR at b = 12 needs some ten thousand
 
 
@@ -61,6 +63,9 @@ def read_plan(path: Path) -> Plan:
         grid.integers("seed", low=0, default=[0]),
     )
     grid.nothing_else()
+    asked = math.prod(len(axis) for axis in axes) * common.batches
+    if asked > _MOST_BATCHES:
+        raise InputError(f"{path} should ask for {_MOST_BATCHES:,} batches at most over all cells; found {asked:,}.")
     cells = tuple(
         replace(
             common,

@@ -1,5 +1,6 @@
 """What an attack returned, on disk; and its score, the one place where such a file meets the truth."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -76,13 +77,17 @@ def read_reconstruction(path: Path) -> Reconstruction:
         raise InputError(f"{path}: {error}") from error
 
 
-def score_against_truth(found: Reconstruction, batch: PrivateBatch, *, normalize: str) -> Scored:
+def score_against_truth(
+    found: Reconstruction, batch: PrivateBatch, *, normalize: str, dataset: Dataset | None = None
+) -> Scored:
     """Match and score, in raw units; lists are in the order of the private batch.
 
     Args:
         found: as read.
         batch: the truth.
         normalize: how raw inputs were scaled: ``none`` or ``M1,..:S1,..``.
+        dataset: what the batch is from: then pictures are told from its others, and rows of a table cell by cell, as in
+            an audit. Without it pictures are recognisable by their likeness alone, and rows of a table are numbers.
 
     Raises:
         InputError: the two do not fit each other.
@@ -96,7 +101,12 @@ def score_against_truth(found: Reconstruction, batch: PrivateBatch, *, normalize
         raise InputError(f"Reconstructed inputs should have shape {list(batch.inputs.shape[1:])}; found {shape}.")
     if normalize == "channel":
         raise InputError("`normalize` should be none or M1,..:S1,..; found channel, which needs the whole data set.")
-    return score(found, batch, _as_dataset(batch, normalize), None)
+    if dataset is None:
+        return score(found, batch, _as_dataset(batch, normalize), None)
+    if dataset.input_shape != batch.inputs.shape[1:]:
+        shape = list(batch.inputs.shape[1:])
+        raise InputError(f"The data should hold inputs of shape {shape}; found {list(dataset.input_shape)}.")
+    return score(found, batch, replace(dataset, normalization=make_normalization(normalize, dataset.inputs)), None)
 
 
 def _as_dataset(batch: PrivateBatch, normalize: str) -> Dataset:

@@ -25,7 +25,8 @@ class Verdict(enum.IntEnum):
 
 
 def verdict(findings: Sequence[Finding], *, batches: int, threshold: float) -> Verdict:
-    """A leak outweighs everything; silence counts only if every batch was attacked to the end, beside a passed control.
+    """A leak outweighs everything; silence counts only if every batch was attacked to the end, beside a passed control
+    and with no example left in the update as a row of its own.
 
     Args:
         findings: of one run.
@@ -37,7 +38,7 @@ def verdict(findings: Sequence[Finding], *, batches: int, threshold: float) -> V
     complete = len(findings) == batches and all(finding.ended for finding in findings)
     if not complete:
         return Verdict.NOT_AUDITED
-    return Verdict.NOTHING_LEAKED if all(finding.conclusive for finding in findings) else Verdict.INCONCLUSIVE
+    return Verdict.NOTHING_LEAKED if all(finding.settles(threshold) for finding in findings) else Verdict.INCONCLUSIVE
 
 
 def record(audit: Audit, *, command: str, budget: str, weights: str | None) -> dict[str, Any]:

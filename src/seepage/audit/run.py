@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import seepage
-from seepage.audit.findings import Finding
+from seepage.audit.activity import held_as_rows, units_alone
+from seepage.audit.findings import Finding, Score
+from seepage.audit.labelcatalogue import LABEL_ATTACKS
 from seepage.audit.scoring import Scored, score
 from seepage.data.sources import Dataset, draw_batch
 from seepage.errors import InputError
@@ -104,6 +106,9 @@ class Audit:
         scored = Scored()
         if reconstruction is not None:
             scored = score(reconstruction, batch, self.dataset, network)
+            of_labels = reconstruction.inputs is None and reconstruction.labels is not None
+            if not of_labels and self.attack.name not in LABEL_ATTACKS:
+                scored.scores.update(_exposed(network, batch, observation.latest.update, reconstruction.layer))
         finding = self._finding(
             index=index,
             obstacles=obstacles,
@@ -183,6 +188,13 @@ class Audit:
             device=str(self.device),
             versions=versions(),
         )
+
+
+def _exposed(network: nn.Module, batch: PrivateBatch, sent: GradientUpdate, layer: str) -> dict[str, list[Score]]:
+    """What the update gives away without any attack, whether or not this one found it."""
+    alone, rows = units_alone(network, batch.inputs, layer), held_as_rows(network, batch.inputs, sent)
+    found = {"units_alone": alone, "rows": rows}
+    return {name: list[Score](values) for name, values in found.items() if values is not None}
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from seepage.audit.activity import units_alone
+from seepage.audit.activity import layer_inputs
 from seepage.audit.findings import Score
 from seepage.audit.labelscoring import certified_examples, label_numbers
 from seepage.audit.recognition import recognisable_numbers, recognisable_pictures, recognisable_rows
@@ -22,10 +22,7 @@ _OTHERS = 1000  # pictures that a reconstruction is held against, to see whether
 
 @dataclass(slots=True, kw_only=True)
 class Scored:
-    """What the audit says of one reconstruction; every list is in the order of the private batch.
-
-    ``scores["units_alone"]`` counts, where the attacked layer has them, the units that only this example switches on.
-    """
+    """What the audit says of one reconstruction; every list is in the order of the private batch."""
 
     certified: list[bool] = field(default_factory=list)
     scores: dict[str, list[Score] | float | None] = field(default_factory=dict)
@@ -41,8 +38,8 @@ def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset,
         reconstruction: any number of examples, in any order.
         batch: the truth, ``b`` examples.
         dataset: gives the scaling, and the encoding of a table.
-        network: run once to find the true inputs of an inner layer, and which units each example switches on; ``None``
-            where it is not at hand, for inputs of the network only.
+        network: run once to find the true inputs of an inner layer; ``None`` where it is not at hand, for inputs of
+            the network only.
 
     Raises:
         ValueError: the inputs are those of an inner layer, and there is no network.
@@ -52,7 +49,7 @@ def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset,
     inner = reconstruction.layer != ""
     if inner and network is None:
         raise ValueError(f"`network` should be given to score inputs of `{reconstruction.layer}`; found None.")
-    truth = _inputs_of(network, reconstruction.layer, batch.inputs) if inner and network is not None else batch.inputs
+    truth = layer_inputs(network, reconstruction.layer, batch.inputs) if inner and network is not None else batch.inputs
     originals = truth.detach().double().cpu()
     rows = reconstruction.inputs.detach().double().cpu()
     if not inner:
@@ -66,9 +63,6 @@ def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset,
         certified=[bool(place >= 0 and certified[place]) for place in places.tolist()],
         true_labels=batch.labels.cpu().tolist(),
     )
-    alone = None if network is None else units_alone(network, batch.inputs, reconstruction.layer)
-    if alone is not None:
-        scored.scores["units_alone"] = list[Score](alone)
     if inner or dataset.kind is InputKind.OTHER:
         exact, near = _score_numbers(scored, ordered, originals, matched)
     elif dataset.kind is InputKind.IMAGE:
@@ -150,19 +144,6 @@ def _score_table(
                 for cell, want in zip(cells, wanted, strict=True)
             ]
     return right, recognisable_rows(table, found, truth, _sample(dataset.inputs))
-
-
-def _inputs_of(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:
-    """The true inputs of an inner layer, by running the network on the batch."""
-    seen: list[Tensor] = []
-    module = network.get_submodule(layer)
-    handle = module.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].detach()))
-    try:
-        with torch.no_grad():
-            network(inputs)
-    finally:
-        handle.remove()
-    return seen[0]
 
 
 def _decibels(values: Tensor, matched: Tensor) -> list[Score]:

@@ -58,7 +58,8 @@ app = typer.Typer(
     name="seepage",
     help="Measure how much private training data a federated-learning update gives away. Audit only what you own.",
     epilog="Exit codes: 0 nothing leaked above the threshold, 1 something did, 2 wrong usage or bad input, "
-    "3 could not be audited, 4 inconclusive (the attack found nothing, and failed its positive control as well).",
+    "3 could not be audited, 4 inconclusive (the attack found nothing, but failed its positive control, had none, or "
+    "overlooked examples that stand in the update).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

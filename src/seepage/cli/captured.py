@@ -28,6 +28,7 @@ from seepage.cli.options import (
 from seepage.cli.show import Watch
 from seepage.cli.show import out as console
 from seepage.data.normalization import Normalization, make_normalization
+from seepage.data.sources import load_dataset
 from seepage.errors import InputError
 from seepage.federated.storage import Capture, CaptureHeader, Sign, UpdateKind, read_capture
 from seepage.federated.truth import read_truth
@@ -57,6 +58,9 @@ def attack(
     ] = None,
     input_shape: Annotated[str | None, typer.Option("--input-shape", metavar="CxHxW", help="If not in it.")] = None,
     classes: Annotated[int | None, typer.Option("--classes", min=2, help="Number of classes, if not in it.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="If the server knows it and the bundle does not say.")
+    ] = None,
     attack_name: Annotated[str, typer.Option("--attack", help=f"One of: {', '.join(ATTACKS)}.")] = "auto",
     layer: Annotated[str | None, typer.Option("--layer", help="Layer to attack; the first that fits.")] = None,
     normalize: Annotated[
@@ -91,6 +95,7 @@ def attack(
     else:
         capture = bundle
         _load_weights(built, bundle, weights)
+    capture = _announced(capture, batch_size)
     audit = CapturedAudit(network=built, input_shape=shape, classes=classes, attack=method, seed=seed, rule=stated)
     with Watch(1) as watch:
         attacked = audit(capture, progress=watch.progress)
@@ -104,13 +109,20 @@ def attack(
 def score(
     reconstruction: Annotated[Path, typer.Argument(metavar="RECONSTRUCTION", help="As written by attack.")],
     truth: Annotated[Path, typer.Option("--truth", metavar="FILE", help="The client's own examples.")],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help="What the examples are from: pictures are told from its others."),
+    ] = None,
+    target: Annotated[str | None, typer.Option("--target", help="With --data: a table's label column.")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="With --data: resize and crop images.")] = None,
     json_file: Annotated[_File, typer.Option("--json", metavar="FILE", help="Write the scores there as well.")] = None,
     threshold: ThresholdOption = 0.0,
 ) -> None:
     """Compare a reconstruction with the truth, which attack never opens."""
     found = read_reconstruction(reconstruction)
     batch, normalize = read_truth(truth)
-    scored = score_against_truth(found, batch, normalize=normalize)
+    dataset = None if data is None else load_dataset(data, normalize="none", target=target, size=size)
+    scored = score_against_truth(found, batch, normalize=normalize, dataset=dataset)
     exact, shown, decibels = (_list(scored, word) for word in ("exact", "recognisable", "psnr"))
     for index, value in enumerate(decibels):
         word = "exact" if exact[index] else "recognisable" if shown[index] else "not exact"
@@ -122,11 +134,17 @@ def score(
     console.print(f"{right} of {len(batch)} examples exact, {beside}{sum(scored.certified)} certified", markup=False)
     wrong = sum(sure and not true for sure, true in zip(scored.certified, exact, strict=True))
     wrong += int(found.certified.sum()) - sum(scored.certified)
+    if dataset is None and known < len(batch):
+        console.print(
+            "Recognisable here means 20 dB; with --data, pictures are told from others too, and rows by cells."
+        )
     if wrong > 0:
         console.print(f"{wrong} certified examples are not in this truth: is it the right file?", markup=False)
     if json_file is not None:
         _write_text(json_file, json.dumps({"certified": scored.certified, "scores": scored.scores}) + "\n")
-    raise typer.Exit(Verdict.LEAKED if known > threshold * len(batch) else Verdict.NOTHING_LEAKED)
+    if known > threshold * len(batch):
+        raise typer.Exit(Verdict.LEAKED)
+    raise typer.Exit(Verdict.INCONCLUSIVE if wrong > 0 else Verdict.NOTHING_LEAKED)
 
 
 def _list(scored: Scored, name: str) -> list[Score]:
@@ -169,6 +187,21 @@ def _pair(
         if file is not None:
             load_weights(one, file)
     return Capture(header=header, before=network.state_dict(), after=later.state_dict())
+
+
+def _announced(capture: Capture, batch_size: int | None) -> Capture:
+    known = capture.header.batch_size
+    if batch_size is None or batch_size == known:
+        return capture
+    if known is not None:
+        raise InputError(f"`--batch-size` should agree with the bundle, which says {known}; found {batch_size}.")
+    return Capture(
+        header=capture.header.model_copy(update={"batch_size": batch_size}),
+        update=capture.update,
+        before=capture.before,
+        after=capture.after,
+        buffers=capture.buffers,
+    )
 
 
 def _load_weights(network: nn.Module, bundle: Capture, weights: _File) -> None:

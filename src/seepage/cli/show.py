@@ -93,13 +93,14 @@ def _label_line(finding: Finding) -> str:
 
 
 def _control(finding: Finding) -> str:
-    case = finding.control
+    case, rows = finding.control, finding.overlooked
+    if not finding.silent and rows:
+        return f" The update holds {rows} more as rows of their own, which it overlooked."
     if not finding.silent or case is None:
         return ""
-    if case.passed and finding.overlooked:
-        return (
-            f" Inconclusive: the update holds {finding.overlooked} examples as rows of their own, which it overlooked."
-        )
+    if case.passed and rows:
+        held = "1 example as a row of its own" if rows == 1 else f"{rows} examples as rows of their own"
+        return f" Inconclusive: the update holds {held}, which it overlooked."
     if case.passed:
         return f" Positive control passed: {case.recovered} of {case.batch_size} undefended examples recovered."
     return f" Inconclusive: of {case.batch_size} undefended examples it recovered {case.recovered}. {case.reason}"

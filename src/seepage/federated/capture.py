@@ -43,7 +43,7 @@ def capture_steps(
             raise InputError("`step` should get no closure where its gradient is captured; found one.")
         decision = decide(sink, gradient_capture(network, about, number=number, rule="fedsgd"))
         if not decision.release:
-            raise HeldBack(f"The gradient of round {number} was held back: {decision.reason}.")
+            raise HeldBack(f"The gradient of round {number} was held back: {decision.reason.rstrip('.')}.")
         number += 1
 
     handle = optimizer.register_step_pre_hook(before_step)
@@ -97,7 +97,7 @@ def capture_round(
     )
     decision = decide(sink, Capture(header=header, before=before, after=network.state_dict()))
     if not decision.release:
-        raise HeldBack(f"The update of round {number} was held back: {decision.reason}.")
+        raise HeldBack(f"The update of round {number} was held back: {decision.reason.rstrip('.')}.")
 
 
 def gradient_capture(network: nn.Module, known: Known, *, number: int, rule: str) -> Capture:

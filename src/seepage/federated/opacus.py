@@ -57,7 +57,7 @@ def capture_private_steps(
         else:
             decision = decide(sink, capture)
         if not decision.release:
-            raise HeldBack(f"The gradient of round {number} was held back: {decision.reason}.")
+            raise HeldBack(f"The gradient of round {number} was held back: {decision.reason.rstrip('.')}.")
         number += 1
 
     def end() -> None:

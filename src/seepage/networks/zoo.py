@@ -53,7 +53,11 @@ def _ours(spec: str, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     if name == "mlp":
         if len(options) not in (1, 2):
             raise InputError(f"An MLP should be written `mlp:400,400` or `mlp:400,400:gelu`; found `{spec}`.")
-        return mlp(math.prod(input_shape), _widths(spec, options[0]), classes, _activation(spec, options[1:]))
+        widths, activation = _widths(spec, options[0]), _activation(spec, options[1:])
+        try:
+            return mlp(math.prod(input_shape), widths, classes, activation)
+        except (RuntimeError, MemoryError) as error:
+            raise InputError(f"The network `{spec}` should fit into memory; found: {error}.") from error
     if len(input_shape) != 3:
         raise InputError(f"`{name}` should get inputs [channels, height, width]; found shape {list(input_shape)}.")
     channels, height, width = input_shape

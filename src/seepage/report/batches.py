@@ -142,8 +142,10 @@ def _control(finding: Finding, *, redact: bool) -> str:
     where = f"on a batch of {case.batch_size} of the same network, sent as a plain gradient without defenses"
     did = f"the same attack {where}, recovered {case.recovered} of {case.batch_size} examples ({case.exact} exactly)."
     if case.passed and finding.overlooked:
-        rows = "which it overlooked, and so this silence is inconclusive"
-        return f"Positive control passed: {did} But the update holds {finding.overlooked} examples as rows, {rows}."
+        many = finding.overlooked
+        held = "1 example as a row of its own" if many == 1 else f"{many} examples as rows of their own"
+        why = f"But the update holds {held}, overlooked by the attack, and so this silence is inconclusive."
+        return f"Positive control passed: {did} {why}"
     if case.passed:
         return f"Positive control passed: {did}"
     if case.interrupted:

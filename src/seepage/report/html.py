@@ -20,7 +20,7 @@ _GLIMPSED = 7  # pairs of pictures under the headline: one line of the page
 _HEADLINES = {
     Verdict.LEAKED: "Private data leaked",
     Verdict.NOTHING_FOUND: "Nothing found, which is not proof",
-    Verdict.INCONCLUSIVE: "Inconclusive: the attack failed where it must succeed",
+    Verdict.INCONCLUSIVE: "Inconclusive: this silence says nothing",
     Verdict.NOT_AUDITED: "Could not be audited",
 }
 

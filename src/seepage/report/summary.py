@@ -120,7 +120,8 @@ def _inconclusive(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str
     control = any(finding.control is not None for finding in findings if not finding.conclusive)
     overlooked = sum(finding.overlooked for finding in findings if finding.silent)
     if any(finding.control is not None and finding.control.passed for finding in findings if not finding.conclusive):
-        why = f"overlooked {_plural(overlooked, 'example', 'examples')} that the update holds as a row of its own"
+        held = "as a row of its own" if overlooked == 1 else "as rows of their own"
+        why = f"overlooked {_plural(overlooked, 'example', 'examples')} that the update holds {held}"
     elif control:
         why = "failed its positive control as well: it did not recover a small undefended batch of the same network"
     else:
