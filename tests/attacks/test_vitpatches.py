@@ -69,6 +69,19 @@ class OnTheMap(nn.Module):
         return out
 
 
+class Loud(nn.Module):
+    """A parameter whose gradient dwarfs all others, and hardly depends on the input."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.loud = nn.Parameter(torch.zeros(CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = 1e-2 * self.inner(x) + 1e5 * self.loud
+        return out
+
+
 def made(kind: str) -> nn.Module:
     if kind == "zoo":
         return build_network("vit", input_shape=SHAPE, classes=CLASSES, seed=0)
@@ -151,6 +164,20 @@ def test_a_defended_update_is_never_certified(kind: str) -> None:
         assert update is changes["noise"] or found.outcome is not Outcome.EXACT
     unknown = dataclasses.replace(plain, rule=None)
     assert ViTPatches()(unknown, generator=chance()).outcome is Outcome.APPROXIMATE
+
+
+@pytest.mark.parametrize("name", ["inner.embed.weight", "inner.pos_embed"])
+def test_a_tensor_too_small_to_count_in_the_whole_is_held_against_its_own_replay(name: str) -> None:
+    network = Loud(made("conv")).double()
+    plain = observe(network, photo())
+    assert ViTPatches()(plain, generator=chance()).outcome is Outcome.EXACT
+    update = GradientUpdate(
+        {word: 0.9 * value if word == name else value for word, value in plain.latest.update.items()}
+    )
+    seen = dataclasses.replace(plain, rounds=(dataclasses.replace(plain.latest, update=update),))
+    found = ViTPatches()(seen, generator=chance())
+    assert float(found.stats["residual"]) < 1e-3
+    assert found.outcome is Outcome.APPROXIMATE
 
 
 def test_strong_noise_falls_back_to_the_middle_of_the_bounds() -> None:
