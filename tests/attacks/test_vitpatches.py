@@ -210,6 +210,13 @@ def test_several_examples_or_an_unknown_number_are_obstacles() -> None:
     assert ViTPatches().obstacles(local)
 
 
+def test_a_frozen_copy_of_the_network_does_not_matter() -> None:
+    seen = observe(made("conv").double(), photo())
+    seen.latest.network.requires_grad_(False)
+    assert not ViTPatches().obstacles(seen)
+    assert ViTPatches()(seen, generator=chance()).outcome is Outcome.EXACT
+
+
 def test_patches_and_images_are_each_others_inverse() -> None:
     for kind in ("conv", "linear", "map"):
         system = find_patch_system(made(kind), SHAPE)
