@@ -26,21 +26,19 @@ page. This is far below the paper's scale (10,000 pairs, thousands of seconds on
 * Both attack networks have width 512 and train for about the same CPU seconds: two short runs on a tenth of the pairs
   are timed, then the number of epochs planned, at least one.
 * Coarse-GIT's file holds 2,000 of the pairs' inputs; when it is called, up to 1,500 pairs are made at the weights of
-  the round. Its rows were measured after the others, with another version of the program. Seconds of GIT+IG are those
-  of the walk.
+  the round: time that LTI does not take. Its rows were measured after the others, with another version of the program.
+  Seconds of GIT+IG are those of the walk.
 * IG walks 600 iterations at LeNet and 200 at the deeper networks, which is far from its end there; GIT+IG a third of
   its gradients (100 and 33 directions of L-BFGS); DLG at most 600 directions (50 at the deeper networks) in 2 starts,
   and 45 s a batch with seed 0 at LeNet.
 * Batch size known, labels restored by the label attacks (DLG walks them along), inputs in [0, 1]. The nearest public
   example is sought among 1,000 (200 at the deeper networks). Networks are as PyTorch starts them, in training mode.
 * Seeds decide network, split and attacked examples; two batches a seed (six at ResNet-20, b = 1, for three attacks).
-  Mean and deviation over batches. At LeNet, b = 2 and 4, Coarse-GIT and GIT+IG were run with seed 0 alone, where the
-  public mean has 13.3 and 12.8 dB and LTI 13.0 to 13.4: compare them with that, not with the lines of three seeds.
-* Seconds were taken on a shared machine with more work than cores: up to four times too long, and not to be compared
-  between lines.
-* Faces and photos at 64 x 64: Coarse-GIT is that of before the maps of the round.
-* Not run for want of time: the published width and hours of LTI, networks after training, other attacks at ResNet-20
-  and ViT at batch 2 and 4. Exact-GIT takes no convolution: its own table is below.
+  Mean and deviation over batches. Lines of one seed are few: differences of a decibel there are none.
+* Seconds were taken on a shared machine with more work than cores: up to ten times too long, and not to be compared
+  between lines. Training is CPU seconds; its plan misses by up to a factor of two, to either side.
+* Not run for want of time: the published width and hours of LTI, networks after training, seeds 1 and 2 of the deeper
+  networks and of 64 x 64, DLG there at b = 2 and 4. Exact-GIT takes no convolution: its own table is below.
 * Solved-GIT fails by an obstacle at 64 x 64 (its normal equations are dense).
 * The paper's figures are those that its reviews quote, at its own scale and splits: the same setting in name only.
 

@@ -36,7 +36,9 @@ def fitted(network: nn.Module, examples: int) -> EmbeddingMap:
     assert EmbeddingMap.fits(blueprint)
     found = EmbeddingMap(blueprint)
     with torch.no_grad():
-        found.fit(pairs(network, 0, 1000 // examples, examples), pairs(network, 1000, 100 // examples, examples))
+        predictions = network(load_dataset("digits").inputs[:1000]).softmax(dim=1).mean(dim=0)
+        training, held_out = (pairs(network, at, count // examples, examples) for at, count in ((0, 1000), (1000, 100)))
+        found.fit(training, held_out, predictions)
     return found
 
 

@@ -1,6 +1,6 @@
 """Gradient matching: its parts by their properties, DLG and IG by the decibels they reach."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -207,6 +207,22 @@ def test_an_update_of_zeros_fails_with_a_reason() -> None:
     found = ig()(silent, generator=chance())
     assert found.outcome is Outcome.FAILED
     assert "zero" in found.reason
+
+
+def test_a_frozen_copy_of_the_network_does_not_matter() -> None:
+    seen, _ = digits([0])
+    seen.latest.network.requires_grad_(False)
+    found = dlg(starts=1, budget=Budget(samples=2))(seen, generator=chance())
+    assert found.inputs is not None
+
+
+def test_half_precision_is_matched_in_single_and_tiny_updates_divide_nothing_by_zero() -> None:
+    seen, _ = digits([0])
+    for change in (lambda value: value.half(), lambda value: 1e-36 * value):
+        update = GradientUpdate({name: change(value) for name, value in seen.latest.update.items()})
+        own = replace(seen, rounds=(replace(seen.latest, update=update),))
+        assert make_objective(own, distance=Cosine(), priors=()).target[0].dtype == torch.float32
+        assert ig(iterations=3)(own, generator=chance()).reason
 
 
 def test_divergence_is_a_failure_with_a_reason() -> None:

@@ -11,16 +11,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from seepage.attacks.blueprint import InverterKind, draw_blueprint
+from seepage.attacks.gradientviews import GradientViews
 from seepage.attacks.inverter import Inverter, load_inverter, save_inverter
-from seepage.attacks.ridge import ridge
+from seepage.attacks.pairs import Pairs
+from seepage.attacks.ridge import centred, products, ridge
 from seepage.attacks.roundmap import row_noise
 from seepage.attacks.training import Training, train_inverter
+from seepage.attacks.weighing import weighed
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
 from seepage.metrics import match
 from seepage.networks.zoo import build_network
-from seepage.types import INTERRUPTED, GradientUpdate, Observation, PrivateBatch, ThreatModel
+from seepage.types import INTERRUPTED, GradientUpdate, Observation, Outcome, PrivateBatch, ThreatModel
 
 SHAPE = (1, 8, 8)
 
@@ -142,6 +145,83 @@ def test_a_ridge_finds_a_linear_map_and_gives_up_on_noise(rows: int, columns: in
     torch.testing.assert_close(seen, truth, atol=1e-3, rtol=1e-3)
     _, nothing = ridge(x, drawn(rows, 3, seed=6), judges, drawn(30, 3, seed=7), asked)
     assert float(nothing.square().mean()) < 0.2
+
+
+def test_inner_products_give_what_the_rows_would() -> None:
+    rows, others = drawn(300, 9, seed=1) + 5, drawn(4, 9, seed=2) + 5
+    gram, across = centred(*products(rows, others))
+    apart, besides = (rows - rows.mean(dim=0)).double(), (others - rows.mean(dim=0)).double()
+    torch.testing.assert_close(gram, apart @ apart.T, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(across, besides @ apart.T, atol=1e-4, rtol=1e-4)
+
+
+def test_two_measures_of_likeness_come_from_one_pass() -> None:
+    whole, other = drawn(20, 10, seed=3), drawn(3, 10, seed=4)
+    whole[:, :4] = 0  # a tensor without gradient
+    views = [GradientViews(whole=each, embeddings=drawn(1, 1, 1), lengths=[4, 6]) for each in (whole, other)]
+    found = views[0].products(views[1])
+    directions = [
+        torch.cat([unit(part) for part in torch.split(each, [4, 6], dim=1)], dim=1) for each in (whole, other)
+    ]
+    for word, (rows, others) in {"gradient": (whole, other), "directions": directions}.items():
+        apart, besides = rows - rows.mean(dim=0), others - rows.mean(dim=0)
+        torch.testing.assert_close(found[word][0].float(), apart @ apart.T, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[word][1].float(), besides @ apart.T, atol=1e-4, rtol=1e-4)
+
+
+def unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-30)
+
+
+def test_answers_are_weighed_by_what_they_are_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, asked = drawn(50, 8, seed=1), drawn(1, 8, seed=2)
+    answers = {"half": (2 * truth, 2 * asked), "wrong": (-truth, -asked), "noise": (drawn(50, 8, seed=3), asked)}
+    answer, stats = weighed(answers, truth)
+    torch.testing.assert_close(answer, asked[0], atol=1e-3, rtol=1e-3)
+    assert stats["weight of half"] == pytest.approx(0.5, abs=1e-3)
+    monkeypatch.setattr("seepage.attacks.weighing._ENTRIES", 7)  # a few rows at a time
+    torch.testing.assert_close(weighed(answers, truth)[0], answer)
+    assert not bool(weighed({"noise": answers["noise"]}, truth)[0].any())
+
+
+def test_pairs_do_not_depend_on_how_many_are_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, rows = digits(0, 12), torch.arange(12).reshape(6, 2)
+    whole = Pairs(net(), given.inputs, given.labels, 2)
+    monkeypatch.setattr("seepage.attacks.pairs._EXAMPLES", 4)
+    parts = Pairs(net(), given.inputs, given.labels, 2, names=["3.bias"])
+    torch.testing.assert_close(parts.pair(rows)[0]["3.bias"], whole.pair(rows)[0]["3.bias"])
+    torch.testing.assert_close(parts.predictions(rows), whole.predictions(rows))
+    assert parts.names == ["3.bias"]
+
+
+def test_progress_is_asked_of_every_stage() -> None:
+    asked: list[tuple[int, int | None, str]] = []
+
+    def note(*said: object) -> bool:
+        asked.append(said)  # type: ignore[arg-type]
+        return True
+
+    trained()(observe(net(), digits(900, 1)), generator=torch.Generator().manual_seed(0), progress=note)
+    assert all(total is not None and done <= total for done, total, _ in asked)
+    words = " ".join(said for _, _, said in asked)
+    assert all(word in words for word in ("pairs", "map of the gradient", "map of the embeddings"))
+
+
+def test_a_frozen_copy_of_the_network_does_not_matter() -> None:
+    attack, frozen = trained(), net().requires_grad_(False)
+    plain = observe(net(), digits(900, 1))
+    seen = dataclasses.replace(plain, rounds=(dataclasses.replace(plain.latest, network=frozen),))
+    one, other = (attack(each, generator=torch.Generator().manual_seed(0)).inputs for each in (plain, seen))
+    torch.testing.assert_close(one, other)
+
+
+def test_an_update_of_zeros_fails_with_a_reason() -> None:
+    plain = observe(net(), digits(900, 1))
+    zero = GradientUpdate({name: 0 * value for name, value in plain.latest.update.items()})
+    seen = dataclasses.replace(plain, rounds=(dataclasses.replace(plain.latest, update=zero),))
+    found = trained()(seen, generator=torch.Generator())
+    assert found.outcome is Outcome.FAILED
+    assert "zero everywhere" in found.reason
 
 
 def test_a_file_takes_the_public_inputs_along_and_bad_ones_are_refused(tmp_path: Path) -> None:

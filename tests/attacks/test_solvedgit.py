@@ -1,11 +1,14 @@
 """GIT's recursion at the known weights: right where the equations suffice, obstacles where it does not apply."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from seepage.attacks.chain import read_chain
 from seepage.attacks.disaggregation import Budget
+from seepage.attacks.layersystem import LayerSystem, moments
 from seepage.attacks.matching import ig
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.audit.catalogue import build_attack
@@ -88,3 +91,27 @@ def test_it_starts_matching() -> None:
     found = attack(observation, generator=torch.Generator().manual_seed(0))
     alone = ig(iterations=5)(observation, generator=torch.Generator().manual_seed(0))
     assert float(found.stats["loss"]) < 1e-3 * float(alone.stats["loss"])
+
+
+def test_zeros_of_relu_determine_what_the_equations_leave_open() -> None:
+    chain = read_chain(net("lenet").double(), (3, 16, 16))
+    assert not isinstance(chain, Obstacle)
+    link, draw = chain[1], torch.Generator().manual_seed(0)
+
+    def drawn(count: int, shape: tuple[int, ...], above: float) -> Tensor:
+        return (torch.randn((count, *shape), generator=draw, dtype=torch.float64) - above).relu().flatten(1)
+
+    truth, public = drawn(1, link.input_shape, 1.5)[0], drawn(200, link.input_shape, 1.5)
+    errors, x = drawn(1, link.output_shape, 1.2)[0], truth.reshape(link.input_shape)
+    system = LayerSystem(
+        link=link,
+        gradient=link.gradient(x, errors),
+        errors=errors,
+        outputs=(link.linear(x) + link.bias_of_outputs()).flatten(),
+        there=drawn(1, link.output_shape, -1.0)[0] > 0,
+        statistics=moments(public),
+        nonnegative=True,
+    )
+    found, open_ = system.solved(1e-12), dataclasses.replace(system, nonnegative=False).solved(1e-12)
+    assert float((open_ - truth).norm() / truth.norm()) > 0.05  # fewer equations than unknowns
+    assert float((found - truth).norm() / truth.norm()) < 1e-4

@@ -69,6 +69,19 @@ class OnTheMap(nn.Module):
         return out
 
 
+class Loud(nn.Module):
+    """A parameter whose gradient dwarfs all others, and hardly depends on the input."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.loud = nn.Parameter(torch.zeros(CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = 1e-2 * self.inner(x) + 1e5 * self.loud
+        return out
+
+
 def made(kind: str) -> nn.Module:
     if kind == "zoo":
         return build_network("vit", input_shape=SHAPE, classes=CLASSES, seed=0)
@@ -153,6 +166,20 @@ def test_a_defended_update_is_never_certified(kind: str) -> None:
     assert ViTPatches()(unknown, generator=chance()).outcome is Outcome.APPROXIMATE
 
 
+@pytest.mark.parametrize("name", ["inner.embed.weight", "inner.pos_embed"])
+def test_a_tensor_too_small_to_count_in_the_whole_is_held_against_its_own_replay(name: str) -> None:
+    network = Loud(made("conv")).double()
+    plain = observe(network, photo())
+    assert ViTPatches()(plain, generator=chance()).outcome is Outcome.EXACT
+    update = GradientUpdate(
+        {word: 0.9 * value if word == name else value for word, value in plain.latest.update.items()}
+    )
+    seen = dataclasses.replace(plain, rounds=(dataclasses.replace(plain.latest, update=update),))
+    found = ViTPatches()(seen, generator=chance())
+    assert float(found.stats["residual"]) < 1e-3
+    assert found.outcome is Outcome.APPROXIMATE
+
+
 def test_strong_noise_falls_back_to_the_middle_of_the_bounds() -> None:
     found = ViTPatches()(observe(made("conv"), photo(), noise=1.0), generator=chance())
     if found.inputs is not None:
@@ -181,6 +208,13 @@ def test_several_examples_or_an_unknown_number_are_obstacles() -> None:
         assert [each.where for each in ViTPatches().obstacles(seen)] == ["batch size"]
     local = dataclasses.replace(observe(network, photo()), rule=FedAvg(epochs=2))
     assert ViTPatches().obstacles(local)
+
+
+def test_a_frozen_copy_of_the_network_does_not_matter() -> None:
+    seen = observe(made("conv").double(), photo())
+    seen.latest.network.requires_grad_(False)
+    assert not ViTPatches().obstacles(seen)
+    assert ViTPatches()(seen, generator=chance()).outcome is Outcome.EXACT
 
 
 def test_patches_and_images_are_each_others_inverse() -> None:

@@ -63,15 +63,15 @@ class EmbeddingMap(nn.Module):
         """``[k, b]``, ascending: whole numbers nearest to ``b (p - gb)`` with the sum ``b``."""
         return read_labels(gradients[self.bias_name], self.probabilities, self.examples)
 
-    def fit(self, training: Iterable[Pair], held_out: Iterable[Pair]) -> None:
-        """Mean predictions, scales and the map, the ridge's weight by the error on held-out pairs."""
-        training, held_out = list(training), list(held_out)
-        classes = len(self.probabilities)
-        said = [
-            gradients[self.bias_name] + nn.functional.one_hot(labels, classes).float().mean(dim=1)
-            for gradients, _, labels in training
-        ]
-        self.probabilities.copy_(torch.cat(said).mean(dim=0))
+    def fit(self, training: Iterable[Pair], held_out: Iterable[Pair], predictions: Tensor) -> None:
+        """Scales and the map, the ridge's weight by the error on held-out pairs; no gradient is kept.
+
+        Args:
+            training: groups of pairs; inputs and what the last layer was given are kept.
+            held_out: the same.
+            predictions: ``[C]``, the network's mean prediction.
+        """
+        self.probabilities.copy_(predictions)
         rows, truth = self._rows(training)  # [N, outputs], [N, pixels]
         if len(rows) < 2:
             return
@@ -97,7 +97,7 @@ class EmbeddingMap(nn.Module):
     def _scaled(self, rows: Tensor) -> Tensor:
         return ((rows - self.mean) / self.deviation).clamp(-_LARGEST, _LARGEST)
 
-    def _rows(self, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
+    def _rows(self, pairs: Iterable[Pair]) -> tuple[Tensor, Tensor]:
         """Embeddings and inputs in the same order, of the batches whose labels were read rightly."""
         rows, truth = [], []
         for gradients, inputs, labels in pairs:

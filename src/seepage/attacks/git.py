@@ -76,11 +76,11 @@ class CoarseGIT(nn.Module):
         """``[k, b]`` in the order of the inputs, ``None`` where the last layer does not give them away."""
         return self.map.labels(gradients) if self.map is not None else None
 
-    def fit(self, training: Iterable[Pair], held_out: Iterable[Pair]) -> None:
-        """Everything that needs no training: the map from embeddings to inputs."""
+    def fit(self, training: Iterable[Pair], held_out: Iterable[Pair], predictions: Tensor) -> None:
+        """Everything that needs no training: the map from embeddings to inputs; ``predictions [C]`` are the mean."""
         if self.map is not None:
             with torch.no_grad():
-                self.map.fit(training, held_out)
+                self.map.fit(training, held_out, predictions)
 
 
 class ExactGIT(nn.Module):

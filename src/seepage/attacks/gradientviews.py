@@ -8,7 +8,8 @@ from torch import Tensor
 
 from seepage.attacks.blueprint import Blueprint
 from seepage.attacks.embeddingmap import read_embeddings
-from seepage.attacks.gradientfeatures import Hash, Sketch, unit_rows
+from seepage.attacks.gradientfeatures import Hash, Sketch
+from seepage.attacks.ridge import centred, products
 from seepage.networks.layers import Activation
 
 __all__ = ["GradientViews", "ViewReader", "joined"]
@@ -32,10 +33,25 @@ class GradientViews:
             return self
         return replace(self, whole=torch.cat([self.whole[:-1], self.whole[-1:] * (norms.mean() / own)]))
 
-    def directions(self) -> Tensor:
-        """Each tensor's part of the gradient at unit norm."""
-        parts = torch.split(self.whole, self.lengths, dim=1)
-        return torch.cat([unit_rows(part) / part.shape[1] ** 0.5 for part in parts], dim=1)
+    def products(self, others: "GradientViews") -> dict[str, tuple[Tensor, Tensor]]:
+        """Inner products ``[k, k]`` and with others ``[j, k]``, centred on these: two measures of likeness.
+
+        ``gradient``: of whole gradients. ``directions``: the sum over tensors of the cosine between their parts.
+        """
+        sizes = len(self.whole), len(others.whole)
+        found = {
+            word: tuple(self.whole.new_zeros(size, sizes[0], dtype=torch.float64) for size in sizes)
+            for word in ("gradient", "directions")
+        }
+        parts = (torch.split(each.whole, self.lengths, dim=1) for each in (self, others))
+        for part, other in zip(*parts, strict=True):
+            gram, across = products(part, other)
+            ours, theirs = _inverse(gram.diagonal().sqrt()), _inverse(other.double().norm(dim=1))
+            found["gradient"][0].add_(gram)
+            found["gradient"][1].add_(across)
+            found["directions"][0].add_(gram * ours * ours[:, None])
+            found["directions"][1].add_(across * ours * theirs[:, None])
+        return {word: centred(*both) for word, both in found.items()}
 
 
 class ViewReader:
@@ -44,7 +60,7 @@ class ViewReader:
     def __init__(self, blueprint: Blueprint, labels: Tensor, sizes: Mapping[str, int]) -> None:
         self._last, before = blueprint.layers[-1], blueprint.layers[-2:-1]
         self._activation = Activation(before[0].activation) if before else Activation.NONE
-        self._labels, self._names = labels, list(sizes)
+        self._labels = labels
         self._sketch = Sketch(sizes)
         self._hash = Hash(self._last.shape[1], _LARGEST_EMBEDDING, blueprint.hash_seed + 1_000_001)
 
@@ -61,3 +77,8 @@ def joined(views: Sequence[GradientViews]) -> GradientViews:
     """One after the other."""
     whole, embeddings = (torch.cat([getattr(each, word) for each in views]) for word in ("whole", "embeddings"))
     return GradientViews(whole=whole, embeddings=embeddings, lengths=views[0].lengths)
+
+
+def _inverse(sizes: Tensor) -> Tensor:
+    """``1 / sizes``, zero for zero."""
+    return torch.where(sizes > 0, 1 / sizes, 0)

@@ -84,6 +84,8 @@ class Inverter:
     ) -> Reconstruction:
         """See the class."""
         update = observation.latest.update
+        if not any(bool(value.any()) for value in update.values()):
+            return Reconstruction(outcome=Outcome.FAILED, reason="The update is zero everywhere: it holds nothing.")
         example = next(iter(update.values()))
         module = self.module.to(example.device)
         stats: dict[str, float | int | str | bool] = {"trained for examples": self.blueprint.examples}

@@ -88,8 +88,9 @@ class Objective:
         """Relative Euclidean distance of what is sent: 0 is a perfect match, 1 is as good as sending nothing."""
         with torch.enable_grad():
             candidate = self.sent(inputs.detach(), labels.detach())
-        apart = sum(float((c.detach() - t).square().sum()) for c, t in zip(candidate, self.target, strict=True))
-        return float((apart / sum(float(t.square().sum()) for t in self.target)) ** 0.5)
+        both = [(c.detach().double(), t.double()) for c, t in zip(candidate, self.target, strict=True)]
+        apart = sum(float((c - t).square().sum()) for c, t in both)
+        return float((apart / max(1e-300, sum(float(t.square().sum()) for _, t in both))) ** 0.5)
 
     def _one(self, inputs: Tensor, labels: Tensor, gradients: "_Gradients") -> tuple[Tensor, Tensor]:
         seen: list[Statistics] = []
@@ -143,14 +144,16 @@ def make_objective(
         observation: what the server has; its update should hold at least one parameter of the network.
         distance: of gradients.
         priors: added terms.
-        dtype: to compute in; the update's if ``None``.
+        dtype: to compute in; the update's, at least single precision, if ``None``.
     """
     latest = observation.latest
-    dtype = dtype or next(iter(latest.update.values())).dtype
+    dtype = dtype or torch.promote_types(next(iter(latest.update.values())).dtype, torch.float32)
     steps = steps_of(observation, 1)
     client = client_copy(latest.network, batch_norm_trains=None if steps is None else steps.batch_norm_trains)
     network = client.network.to(dtype)
     parameters: dict[str, Tensor] = {name: value for name, value in network.named_parameters() if name in latest.update}
+    for value in parameters.values():
+        value.requires_grad_()  # its gradient was sent, even if the server's copy is frozen
     trained: dict[str, Tensor] = {name: value for name, value in network.named_parameters() if value.requires_grad}
     bounds = observation.bounds
     return Objective(

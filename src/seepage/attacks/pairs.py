@@ -1,6 +1,7 @@
 """Pairs of gradients and public inputs, computed at a network's weights when they are asked for."""
 
 import itertools
+from collections.abc import Container
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from seepage.attacks.clientcopy import client_copy
 from seepage.attacks.objective import twice_differentiable
 
 __all__ = ["Pair", "Pairs", "PublicExamples"]
+
+_EXAMPLES = 64  # run at once: what a network keeps of each for its gradient adds up
 
 Pair = tuple[dict[str, Tensor], Tensor, Tensor]
 """Gradients ``[k, *shape]`` by name, inputs ``[k, b, *shape]`` and labels ``[k, b]``."""
@@ -37,12 +40,27 @@ class PublicExamples:
 
 
 class Pairs:
-    """Gradients of groups of public examples, at a copy of a network in the client's mode, in float32."""
+    """Gradients of groups of public examples, at a copy of a network in the client's mode, in float32.
 
-    def __init__(self, network: nn.Module, inputs: Tensor, labels: Tensor, examples: int) -> None:
+    Args:
+        network: at the weights that count.
+        inputs: ``[N, *shape]``.
+        labels: ``[N]``.
+        examples: ``b`` in a batch.
+        names: parameters that are asked for, others of the network are not differentiated; ``None``: all that train.
+    """
+
+    def __init__(
+        self, network: nn.Module, inputs: Tensor, labels: Tensor, examples: int, *, names: Container[str] | None = None
+    ) -> None:
         self._network = client_copy(network).network.float()
-        self._parameters = {name: p.detach() for name, p in self._network.named_parameters() if p.requires_grad}
+        self._parameters = {
+            name: value.detach()
+            for name, value in self._network.named_parameters()
+            if (value.requires_grad if names is None else name in names)
+        }
         self._inputs, self._labels, self._examples = inputs.float(), labels, examples
+        self._chunk = max(1, _EXAMPLES // examples)
 
     @property
     def names(self) -> list[str]:
@@ -67,8 +85,9 @@ class Pairs:
         def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
             return cross_entropy(functional_call(self._network, parameters, (x,)), y)
 
+        vmap = torch.vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=self._chunk)
         with twice_differentiable():  # the fast kernels of attention cannot be batched either
-            found: dict[str, Tensor] = torch.vmap(grad(loss), in_dims=(None, 0, 0))(self._parameters, inputs, labels)
+            found: dict[str, Tensor] = vmap(self._parameters, inputs, labels)
         return {name: value.detach() for name, value in found.items()}, inputs, labels
 
     def predictions(self, rows: Tensor) -> Tensor:
@@ -78,4 +97,4 @@ class Pairs:
             return functional_call(self._network, self._parameters, (x,)).softmax(dim=-1)  # type: ignore[no-any-return]
 
         with torch.no_grad(), twice_differentiable():
-            return torch.vmap(said)(self._inputs[rows]).mean(dim=(0, 1))
+            return torch.vmap(said, chunk_size=self._chunk)(self._inputs[rows]).mean(dim=(0, 1))

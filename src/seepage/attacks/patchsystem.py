@@ -89,7 +89,7 @@ def find_patch_system(network: nn.Module, input_shape: tuple[int, ...]) -> Patch
         layers = read_layers(network, input_shape).layers
     except InputError as error:
         return Obstacle(where="network", reason=f"cannot be read: {error}")
-    client = client_copy(network).network.double().cpu()
+    client = client_copy(network).network.double().cpu().requires_grad_()  # frozen here may not be frozen there
     first = next((layer for layer in layers if layer.positions > 1), None)
     module = None if first is None else dict(client.named_modules()).get(first.name)
     if first is None or not isinstance(module, nn.Conv2d | nn.Linear):
@@ -166,7 +166,7 @@ def _candidates(
 def _probe(client: nn.Module, input_shape: tuple[int, ...], seed: int) -> tuple[Tensor, dict[str, Tensor]]:
     """A random input and the gradients that it leaves."""
     inputs = torch.randn((1, *input_shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    free = {name: value for name, value in client.named_parameters() if value.requires_grad}
+    free = dict(client.named_parameters())
     with torch.enable_grad(), twice_differentiable():
         loss = cross_entropy(client(inputs), torch.zeros(1, dtype=torch.long))
         found = torch.autograd.grad(loss, list(free.values()), materialize_grads=True)

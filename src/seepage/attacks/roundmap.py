@@ -1,17 +1,17 @@
 """From an update to its inputs at the weights of the round: pairs with the labels that it shows, and ridges back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import lsq_linear
 from torch import Tensor, nn
 
 from seepage.attacks.blueprint import Blueprint
 from seepage.attacks.embeddingmap import read_labels
 from seepage.attacks.gradientviews import GradientViews, ViewReader, joined
 from seepage.attacks.pairs import Pairs, PublicExamples
-from seepage.attacks.ridge import ridge
+from seepage.attacks.ridge import ridge, ridge_of_products
+from seepage.attacks.weighing import Stats, weighed
 from seepage.types import Progress
 
 __all__ = ["Mapped", "RoundMap", "row_noise"]
@@ -19,8 +19,6 @@ __all__ = ["Mapped", "RoundMap", "row_noise"]
 _MOST_PAIRS = 1500
 _JUDGES = 150  # held-out batches
 _AT_ONCE = 2**26  # numbers in the gradients of one pass
-
-Stats = dict[str, float | int | str | bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,36 +75,38 @@ class RoundMap:
             generator: draws which public examples make a batch, and noise.
             progress: as everywhere.
         """
-        last = self.blueprint.layers[-1]
-        pairs = Pairs(network, self.public.inputs, self.public.labels, self.blueprint.examples)
+        examples, bias = self.blueprint.examples, str(self.blueprint.layers[-1].bias)
+        pairs = Pairs(network, self.public.inputs, self.public.labels, examples, names=update)
         judges, kept = self._batches(generator)
-        sent = {name: update[name][None].float() for name in pairs.names if name in update}
+        ask = _Asking(progress, len(judges) + len(kept), max(1, min(64, _AT_ONCE // pairs.numbers)))
+        sent = {name: value[None].float() for name, value in update.items()}
         predictions = pairs.predictions(kept)
         known = labels is not None
         if labels is None:
-            labels = read_labels(sent[str(last.bias)], predictions, self.blueprint.examples)[0]
+            labels = read_labels(sent[bias], predictions, examples)[0]
         labels = labels.sort().values
-        seen = ViewReader(self.blueprint, labels, {name: value.numel() for name, value in sent.items()})
-        noise = row_noise(update[last.weight])
-        group = max(1, min(64, _AT_ONCE // pairs.numbers))
-        judged, said, classes, learnt = [], [], [], []
-        for part in torch.split(judges, group):
-            clean, _, _ = pairs.pair(part, labels)
-            noised = {name: value + noise * _normal(value, generator) for name, value in clean.items()}
-            judged.append(seen(noised))
-            said.append(module(noised).flatten(1))
-            read = labels if known else read_labels(noised[str(last.bias)], predictions, self.blueprint.examples)
-            classes.append(torch.where(read == labels, self.public.labels[part], read))  # what is misread, misleads
-        judged.append(seen(sent))
-        said.append(module({name: value.float()[None] for name, value in update.items()}).flatten(1))
-        for at, part in enumerate(torch.split(kept, group)):
-            learnt.append(seen(pairs.pair(part, labels)[0]))
-            if not progress(min(len(kept), (at + 1) * group), len(kept), "pairs at the weights of the round"):
-                return None
-        rest = {"attack network": torch.cat(said), "class means": self._of_classes(torch.cat([*classes, labels[None]]))}
-        inputs, stats = self._weighed(joined(learnt), joined(judged), rest, kept, judges)
-        stats |= {"pairs at the round": len(kept), "noise seen": noise}
-        return Mapped(inputs=inputs, labels=labels, stats=stats)
+        seen = ViewReader(self.blueprint, labels, {name: sent[name].numel() for name in pairs.names})
+        noise = row_noise(update[self.blueprint.layers[-1].weight])
+        judged, said, classes = [], [], []
+        try:
+            for part in ask.parts(judges):
+                clean, _, _ = pairs.pair(part, labels)
+                noised = {name: value + noise * _normal(value, generator) for name, value in clean.items()}
+                judged.append(seen(noised))
+                said.append(module(noised).flatten(1))
+                read = labels if known else read_labels(noised[bias], predictions, examples)
+                classes.append(torch.where(read == labels, self.public.labels[part], read))  # what is misread, misleads
+            learnt = joined([seen(pairs.pair(part, labels)[0]) for part in ask.parts(kept)])
+            judged.append(seen(sent))
+            said.append(module(sent).flatten(1))
+            means = self._of_classes(torch.cat([*classes, labels[None]]))
+            others = {"attack network": torch.cat(said), "class means": means}
+            inputs, stats = self._weighed(learnt, joined(judged), others, (kept, judges), ask)
+        except _Stopped:
+            return None
+        return Mapped(
+            inputs=inputs, labels=labels, stats={**stats, "pairs at the round": len(kept), "noise seen": noise}
+        )
 
     def _batches(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Rows ``[J, b]`` of held-out batches and ``[M, b]`` of others; batches of several are drawn several times."""
@@ -115,26 +115,30 @@ class RoundMap:
         def drawn(first: int, count: int, batches: int) -> Tensor:
             each = max(1, count // b)
             passes = -(-batches // each) if b > 1 else 1
-            rows = [torch.randperm(count, generator=generator)[: each * b] for _ in range(passes)]
-            return first + torch.cat(rows).reshape(-1, b)[:batches]
+            device = generator.device
+            rows = [torch.randperm(count, generator=generator, device=device)[: each * b] for _ in range(passes)]
+            return first + torch.cat(rows).reshape(-1, b)[:batches].to(self.public.inputs.device)
 
         rest = len(self.public.inputs) - held_out
         return drawn(0, held_out, _JUDGES), drawn(held_out, rest, _MOST_PAIRS)
 
     def _weighed(
-        self, learnt: GradientViews, judged: GradientViews, said: Mapping[str, Tensor], kept: Tensor, judges: Tensor
+        self,
+        learnt: GradientViews,
+        judged: GradientViews,
+        said: Mapping[str, Tensor],
+        rows: tuple[Tensor, Tensor],
+        ask: "_Asking",
     ) -> tuple[Tensor, Stats]:
         """Inputs ``[b, *shape]`` from the maps and from what others have ``said [J + 1, b P]``."""
         b, mean = self.blueprint.examples, self._mean()
-        inputs = (self.public.inputs[kept] - mean).flatten(1)  # [M, b P]
-        truth = (self.public.inputs[judges] - mean).flatten(1)  # [J, b P]
-        judged = judged.rescaled(learnt)
+        inputs, truth = ((self.public.inputs[each] - mean).flatten(1) for each in rows)  # [M, b P], [J, b P]
         found: dict[str, tuple[Tensor, Tensor]] = {}
-        for word, rows, others in (
-            ("gradient", learnt.whole, judged.whole),
-            ("directions", learnt.directions(), judged.directions()),
-        ):
-            found[word] = ridge(rows, inputs, others[:-1], truth, others[-1:])
+        ask("what is alike")
+        for word, (gram, across) in learnt.products(judged.rescaled(learnt)).items():
+            ask(f"map of the {word}")
+            found[word] = ridge_of_products(gram, across, inputs, truth)
+        ask("map of the embeddings")
         views = (learnt.embeddings, judged.embeddings[:-1], judged.embeddings[-1:])
         apart, seen, asked = (view.flatten(0, 1) for view in views)
         each = ridge(apart, inputs.reshape(len(apart), -1), seen, truth.reshape(len(seen), -1), asked)
@@ -142,15 +146,7 @@ class RoundMap:
         for word, answer in said.items():
             own = (answer - mean.flatten().repeat(b)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             found[word] = own[:-1], own[-1:]
-        columns = torch.stack([seen.flatten() for seen, _ in found.values()], dim=1).double()  # [J b P, 5]
-        weights = _weights(columns, truth.flatten().double())
-        blind = truth.square().mean(dim=1)  # [J]: the error of the mean
-        errors = ((columns @ weights).reshape(truth.shape) - truth).square().mean(dim=1)
-        if not _better(errors, blind):
-            weights, errors = torch.zeros_like(weights), blind
-        answer = torch.cat([asked for _, asked in found.values()], dim=0).T @ weights.to(mean)  # [b P]
-        stats: Stats = {f"weight of {word}": round(float(weights[at]), 3) for at, word in enumerate(found)}
-        stats |= {"held-out error": float(errors.mean()), "held-out error of the mean": float(blind.mean())}
+        answer, stats = weighed(found, truth)
         return answer.reshape(b, *mean.shape) + mean, stats
 
     def _mean(self) -> Tensor:
@@ -174,17 +170,26 @@ def row_noise(gradient: Tensor) -> float:
     return float((gradient.double().sum(dim=0).square().mean() / len(gradient)).sqrt())
 
 
-def _better(errors: Tensor, blind: Tensor) -> bool:
-    """Whether ``errors [J]`` lie below those of the mean by more than twice what chance makes of it."""
-    gain = blind - errors
-    return len(gain) > 1 and bool(gain.mean() > 2 * gain.std() / len(gain) ** 0.5)
+class _Stopped(Exception):  # noqa: N818 - no error
+    """``progress`` said stop."""
 
 
-def _weights(columns: Tensor, target: Tensor) -> Tensor:
-    """``[k]`` in [0, 1], least squares of ``columns [N, k]`` against ``target [N]``."""
-    basis, factor = torch.linalg.qr(columns)
-    found = lsq_linear(factor.cpu().numpy(), (basis.T @ target).cpu().numpy(), bounds=(0, 1)).x
-    return torch.from_numpy(found).to(target)
+class _Asking:
+    """Progress through ``total`` batches, ``group`` at a time; raises :class:`_Stopped`."""
+
+    def __init__(self, progress: Progress, total: int, group: int) -> None:
+        self._progress, self._total, self._group, self._done = progress, total, group, 0
+
+    def parts(self, rows: Tensor) -> Iterator[Tensor]:
+        """``rows [N, b]`` part by part, counted when the next is asked for."""
+        for part in torch.split(rows, self._group):
+            yield part
+            self._done += len(part)
+            self("pairs")
+
+    def __call__(self, note: str) -> None:
+        if not self._progress(self._done, self._total, f"{note} at the weights of the round"):
+            raise _Stopped
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

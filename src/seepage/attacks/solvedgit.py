@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seepage.attacks.chain import Link, read_chain
 from seepage.attacks.distances import Squared
+from seepage.attacks.layersystem import LayerSystem, Moments, moments
 from seepage.attacks.objective import Objective, make_objective
 from seepage.networks.layers import Activation
 from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
@@ -18,8 +19,6 @@ __all__ = ["SolvedGIT"]
 _MATCHED = 1e-5  # of the update's size: no other damping would do better
 _LOOKED_AT = 1000  # public inputs that decide a layer's mean and covariance
 _LARGEST = 4096  # numbers in the input of a convolution: the normal equations are dense
-_RIDGE = 1e-3  # of the mean variance, added to the covariance, which few inputs leave singular
-_REFINEMENTS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,8 +27,9 @@ class SolvedGIT:
 
     With ``d = dLoss/dz`` of a layer's output ``z``, its input ``x`` fulfils ``gW = d * x`` (linear in ``x``), and, as
     the layer above has given ``act(z)``, also ``z = W x + bias`` (where the activation can be inverted). Both are
-    solved together in float64; what they leave open is filled as a Gaussian with the mean and covariance of that
-    layer's input over public data would be. Then ``d = (W^T d) * act'(x)`` of the layer below.
+    solved together in float64, without negative entries where the input has come out of a ReLU; what they leave open
+    is filled as a Gaussian with the mean and covariance of that layer's input over public data would be. Then
+    ``d = (W^T d) * act'(x)`` of the layer below.
 
     Approximate: at a network whose equations determine every layer's input the result is right up to rounding, and
     the gradients' distance ``residual`` is small, but nothing certifies it. FAILED if its gradient is no nearer to the
@@ -132,15 +132,7 @@ def _told(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Statistics:
-    """Mean ``[n]`` of a layer's input and precision ``[n, n]``, scaled to a mean variance of one."""
-
-    mean: Tensor
-    precision: Tensor
-
-
-def _statistics(objective: Objective, chain: Sequence[Link], public: Tensor) -> dict[str, _Statistics]:
+def _statistics(objective: Objective, chain: Sequence[Link], public: Tensor) -> dict[str, Moments]:
     """Of the input of each convolution; a linear layer's needs none."""
     seen: dict[str, Tensor] = {}
     x = public[:_LOOKED_AT].to(objective.target[0])
@@ -150,20 +142,11 @@ def _statistics(objective: Objective, chain: Sequence[Link], public: Tensor) -> 
             if link.is_convolution:
                 seen[link.weight_name] = x.flatten(1)
             x = link.activate(link.forward(x))
-    return {name: _moments(rows) for name, rows in seen.items()}
-
-
-def _moments(rows: Tensor) -> _Statistics:
-    mean = rows.mean(dim=0)
-    apart = rows - mean
-    covariance = (apart.float().T @ apart.float()).to(rows) / max(1, len(rows))  # its last digits decide nothing
-    size = covariance.diagonal().mean().clamp_min(1e-12)
-    covariance = covariance / size + _RIDGE * torch.eye(len(mean), dtype=rows.dtype, device=rows.device)
-    return _Statistics(mean=mean, precision=torch.cholesky_inverse(torch.linalg.cholesky(covariance)))
+    return {name: moments(rows) for name, rows in seen.items()}
 
 
 def _recursion(
-    chain: Sequence[Link], update: dict[str, Tensor], statistics: dict[str, _Statistics], damping: float
+    chain: Sequence[Link], update: dict[str, Tensor], statistics: dict[str, Moments], damping: float
 ) -> Tensor:
     """The network's input, flat."""
     zero = max(1e-5, math.sqrt(damping))  # below this share of the largest, an output of ReLU was zero
@@ -174,8 +157,15 @@ def _recursion(
         if link.is_convolution:
             assert outputs is not None, "a chain ends with a linear layer"
             known, there = _before(link.activation, outputs, zero)
-            said = _Said(gradient=gradient, errors=errors, outputs=known, there=there)
-            inputs = _solved(link, said, statistics[link.weight_name], damping)
+            inputs = LayerSystem(
+                link=link,
+                gradient=gradient,
+                errors=errors,
+                outputs=known,
+                there=there,
+                statistics=statistics[link.weight_name],
+                nonnegative=below is not None and below.activation is Activation.RELU,
+            ).solved(damping)
         else:
             errors = update.get(str(link.bias_name), errors)
             inputs = gradient.T @ errors / errors.square().sum().clamp_min(1e-60)
@@ -184,38 +174,6 @@ def _recursion(
         outputs = inputs
     assert outputs is not None
     return outputs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Said:
-    """What is known around a convolution: its weight's gradient, ``d``, its outputs where ``there``."""
-
-    gradient: Tensor
-    errors: Tensor
-    outputs: Tensor
-    there: Tensor
-
-
-def _solved(link: Link, said: _Said, statistics: _Statistics, damping: float) -> Tensor:
-    """The input ``[n]`` of a convolution."""
-    gradient, errors = said.gradient, said.errors
-    weights = said.there.reshape(link.output_shape).to(errors.dtype)
-    target = (said.outputs.reshape(link.output_shape) - link.bias_of_outputs()) * weights
-    normal, forward_scale, gradient_scale = link.normal_equations(errors, weights)
-    scale = damping * normal.diagonal().mean()
-    factor, failed = torch.linalg.cholesky_ex(normal + scale * statistics.precision)
-    if int(failed):
-        return torch.full_like(statistics.mean, torch.nan)
-    found = statistics.mean.clone()
-    for _ in range(1 + _REFINEMENTS):
-        x = found.reshape(link.input_shape)
-        missed = forward_scale * link.transposed(weights * (target - link.linear(x))).flatten()
-        missed = (
-            missed + gradient_scale * link.gradient_transposed(gradient - link.gradient(x, errors), errors).flatten()
-        )
-        missed = missed - scale * (statistics.precision @ (found - statistics.mean))
-        found = found + torch.cholesky_solve(missed[:, None], factor)[:, 0]
-    return found
 
 
 def _before(activation: Activation, outputs: Tensor, zero: float) -> tuple[Tensor, Tensor]:

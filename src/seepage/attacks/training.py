@@ -126,7 +126,8 @@ def train_inverter(
     pairs = Pairs(network, inputs, labels, b)
     public = _kept(module, (inputs, labels), held, rest)
     if isinstance(module, CoarseGIT) and state.epoch == 0:
-        module.fit(pairs.groups(rest, training.group), pairs.groups(held, training.group))
+        said = pairs.predictions(rest[: len(rest) // b * b].reshape(-1, b))
+        module.fit(pairs.groups(rest, training.group), pairs.groups(held, training.group), said)
     if state.epoch == 0:
         _judge(module, pairs, held, training, state)
     steps = math.ceil(len(rest) // b / training.group)

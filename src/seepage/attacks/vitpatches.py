@@ -34,8 +34,9 @@ class ViTPatches:
     back to their middle.
 
     EXACT if the batch is known to hold one example, the rule is known to send its gradient as it is, six deviations
-    of every patch stay below 1e-3 of the image's spread, and the gradient replayed from the image is the update: any
-    one example with this update has these patches. That the network has this form is held against its own gradients.
+    of every patch stay below 1e-3 of the image's spread, and the gradient replayed from the image is the update, as a
+    whole and in the two tensors solved with: any one example with this update has these patches. That the network has
+    this form is held against its own gradients.
 
     Reference:
         The positions' gradient as the error is that of APRIL (Lu et al., CVPR 2022), which solves through the first
@@ -95,10 +96,12 @@ class ViTPatches:
         if not bool(inputs.isfinite().all()):
             return Reconstruction(outcome=Outcome.FAILED, reason="The patches came out as no finite numbers.")
         label, residual = _replayed(observation, objective, inputs[None])
+        own = math.inf if label is None else _own_residual(objective, inputs[None], label, system)
         spread = float(inputs.max() - inputs.min())
         stats: dict[str, float | int | str | bool] = {
             "patches": system.count,
             "residual": residual,
+            "residual of the equations": own,
             "deviation": deviation / max(spread, 1e-30),
         }
         dtype = next(iter(latest.update.values())).dtype
@@ -117,7 +120,7 @@ def _solved(
     if bounds is not None:
         low, high = (bound.expand(system.input_shape) for bound in bounds)
         middle = system.patches((low + high) / 2)
-        damping = (noise / (_PRIOR * float((high - low).mean()))) ** 2
+        damping = (noise / max(_PRIOR * float((high - low).mean()), 1e-30)) ** 2
     weighed = sizes / (sizes.square() + damping).clamp_min(1e-300)
     patches = middle + left @ (weighed[:, None] * (right @ (gradient - errors.T @ middle)))
     deviation = noise * (left / sizes.clamp_min(1e-300)).square().sum(dim=1).sqrt()
@@ -147,6 +150,17 @@ def _replayed(observation: Observation, objective: Objective, inputs: Tensor) ->
     return tried[best], residuals[best]
 
 
+def _own_residual(objective: Objective, inputs: Tensor, label: Tensor, system: PatchSystem) -> float:
+    """The larger relative distance of the two tensors solved with: in a whole update they may be too small to count."""
+    with twice_differentiable(), torch.enable_grad():
+        replayed = dict(zip(objective.parameters, objective.sent(inputs, label), strict=True))
+    sent = dict(zip(objective.parameters, objective.target, strict=True))
+    return max(
+        float((replayed[name].detach() - sent[name]).norm() / sent[name].norm().clamp_min(1e-300))
+        for name in (system.weight, system.positions)
+    )
+
+
 def _told(
     observation: Observation,
     inputs: Tensor,
@@ -166,6 +180,8 @@ def _told(
         doubts.append(f"rounding or noise may move a pixel by {_DEVIATIONS * deviation:.1e} of the spread")
     if not residual <= _UPDATE_TOLERANCE:
         doubts.append(f"the recomputed gradient differs from the update by {residual:.1e} of its size")
+    elif not float(stats["residual of the equations"]) <= _UPDATE_TOLERANCE:
+        doubts.append("the recomputed gradients of the embedding or the positions differ from those sent")
     if label is not None and not residual < 1:
         reason = "Its gradient is no nearer to the update than nothing: more than one example, or a noised update."
         return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
