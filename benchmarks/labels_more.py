@@ -75,7 +75,7 @@ def main() -> None:
 def cifar10(keep: Keep) -> None:
     """A network of about 70 % held out; C/2 is five examples here, so what lies beyond needs auxiliary data."""
     x, y = cifar10_images()
-    nets = [kept(f"cifar10-{seed}", seed, lambda: convolutions(10), x[:18000], y[:18000], 10) for seed in range(3)]
+    nets = [kept(f"cifar10-{seed}", seed, lambda: convolutions(10), x[:18000], y[:18000], 10) for seed in range(5)]
     share = ", ".join(f"{accuracy(n, x[:2000], y[:2000]):.2f}/{accuracy(n, x[18000:], y[18000:]):.2f}" for n in nets)
     aux = AuxiliaryData(inputs=x[19000:], labels=y[19000:])
     methods = {**BASELINES, "present classes": PresentClasses(), "pooled": PooledEmbedding()}
@@ -84,7 +84,7 @@ def cifar10(keep: Keep) -> None:
     for split, part in (("train", slice(0, 18000)), ("held out", slice(18000, 19000))):
         for examples in (2, 3, 4, 8, 24, 36, 48):
             title = f"CNN CIFAR-10 (accuracy train/held out {share}), {split}, K={examples}"
-            keep(table(title, nets, (x[part], y[part]), examples, 10, methods))
+            keep(table(title, nets, (x[part], y[part]), examples, 20, methods))
 
 
 def cifar100_memorised(keep: Keep) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "clips_only",
     "label_obstacles",
     "last_layer",
+    "moves",
     "silent",
     "usable",
 ]
@@ -199,9 +200,14 @@ def batch_size(layer: LastLayer) -> int:
     return layer.examples
 
 
+def moves(rule: UpdateRule | None) -> bool:
+    """Whether the client takes steps of its own; a sum of clients has the method for it, and asks their rule."""
+    return isinstance(rule, LocalTraining) and rule.ended(torch.zeros(1), torch.ones(1)) is not None
+
+
 def clips(rule: UpdateRule | None) -> bool:
-    """Whether each example's gradient was scaled by a number of its own, as in DP-SGD."""
-    return isinstance(rule, NoisyRule) and not isinstance(rule, LocalTraining) and not rule.is_gradient
+    """Whether each example's gradient was scaled by a number of its own, as in DP-SGD, or a sum of such clients."""
+    return isinstance(rule, NoisyRule) and not moves(rule) and not rule.is_gradient
 
 
 def clips_only(rule: UpdateRule | None) -> bool:
