@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from seepage.attacks.clippedrules import clips, clips_only, moves
 from seepage.attacks.exactlabels import ExactLabels
-from seepage.attacks.labels import clips, clips_only, moves
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.audit.catalogue import build_rule
 from seepage.types import Attack, GradientUpdate, Observation, Outcome, PrivateBatch, Reconstruction, Round, ThreatModel

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.balancedsearch import MOST_EXAMPLES, Searching
+from seepage.attacks.clippedrules import clips_only, moves
 from seepage.attacks.exactbalanced import RestoredExamples, from_balanced, with_balanced
+from seepage.attacks.exactreport import reported
 from seepage.attacks.exactsearch import Search, read_pencil
 from seepage.attacks.exactterms import Pencil, Terms, offsets, remainder
 from seepage.attacks.labelattack import LabelAttack, Question
 from seepage.attacks.labelcounts import round_counts
-from seepage.attacks.labels import LastLayer, clips_only, label_obstacles, moves
-from seepage.types import NoisyRule, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.attacks.labels import LastLayer, label_obstacles
+from seepage.types import NoisyRule, Observation, Obstacle, Progress, Reconstruction, go_on
 
 __all__ = ["ExactLabels", "RestoredExamples", "restore_examples"]
 
@@ -70,11 +72,11 @@ class ExactLabels(LabelAttack):
         """The examples found, and a count of the rest."""
         rule, layer = question.observation.rule, question.layer
         if clips_only(rule):
-            return _reported(layer, self._of_clipped(question), self.name)
+            return reported(layer, self._of_clipped(question), self.name)
         found = restore_examples(layer, self, generator=question.generator, progress=question.progress)
         if not isinstance(found, str) and (layer.deviation or not (rule is None or rule.is_gradient)):
             found = replace(found, certified=torch.zeros_like(found.certified))
-        return _reported(layer, found, self.name)
+        return reported(layer, found, self.name)
 
     def _of_clipped(self, question: Question) -> RestoredExamples | str:
         """From the balanced gradient; where that has no end, what the gradient as it is says of a known batch size."""
@@ -94,57 +96,6 @@ class ExactLabels(LabelAttack):
     def searching(self) -> Searching:
         """The options of the search alone."""
         return Searching(rounds=self.rounds, starts=self.starts, steps=self.steps, reach=self.reach)
-
-
-def _reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Reconstruction:
-    if isinstance(found, str):
-        return Reconstruction(outcome=Outcome.FAILED, reason=found, stats={"method": method})
-    if found.examples == 0 or len(found.labels) == 0:
-        reason = (
-            f"No hard label explains the gradient, but label smoothing of {found.smoothing:.3f} does; not supported."
-            if found.smoothing
-            else f"No example was found at rank {found.rank}: soft labels, noise, several steps, or too many examples."
-        )
-        return Reconstruction(
-            outcome=Outcome.FAILED,
-            reason=reason,
-            stats={"method": method, "rank": found.rank, "smoothing": found.smoothing},
-        )
-    guessed = torch.repeat_interleave(torch.arange(layer.classes), found.rest)
-    labels = torch.cat([found.labels, guessed])
-    order = labels.argsort(stable=True)
-    certified = torch.cat([found.certified, torch.zeros(len(guessed), dtype=torch.bool)])[order]
-    exact, sure = found.sized and bool(certified.all()), int(certified.sum())
-    error = len(guessed) / len(labels) if layer.deviation else 1 - sure / len(labels)
-    confidence = "certified" if exact else "estimated" if sure or layer.deviation else "guess"
-    return Reconstruction(
-        outcome=Outcome.EXACT if exact else Outcome.APPROXIMATE,
-        labels=labels[order],
-        certified=certified,
-        reason=_how_sure(layer, found, sure, len(labels)),
-        stats={
-            "method": method,
-            "confidence": confidence,
-            "examples": found.examples,
-            **({} if confidence == "guess" else {"expected_error": error}),
-            "found": len(found.labels),
-            "rank": found.rank,
-            "residual": found.residual,
-        },
-    )
-
-
-def _how_sure(layer: LastLayer, found: RestoredExamples, sure: int, labels: int) -> str:
-    if layer.deviation:
-        return f"{len(found.labels)} of {labels} examples found under the noise, which leaves nothing to certify."
-    if not sure:
-        return f"{len(found.labels)} of {labels} examples found, none certified: they do not reproduce the gradient."
-    said = f"{sure} of {labels} labels are certified: their examples reproduce the gradient."
-    if layer.examples is not None:
-        return said
-    if not found.sized:
-        return f"{said} There may be more: clipping hides how many copies of an example there were."
-    return f"{said} The batch size too, unless every example was there equally often, twice or more."
 
 
 def restore_examples(

@@ -15,17 +15,13 @@ from seepage.types import (
     Outcome,
     Reconstruction,
     Traces,
-    UpdateRule,
 )
 
 __all__ = [
     "LastLayer",
     "batch_size",
-    "clips",
-    "clips_only",
     "label_obstacles",
     "last_layer",
-    "moves",
     "silent",
     "usable",
 ]
@@ -198,21 +194,6 @@ def batch_size(layer: LastLayer) -> int:
     if layer.examples is None:
         raise InputError("`batch_size` should be known to this method; found None. ExactLabels may restore it.")
     return layer.examples
-
-
-def moves(rule: UpdateRule | None) -> bool:
-    """Whether the client takes steps of its own; a sum of clients has the method for it, and asks their rule."""
-    return isinstance(rule, LocalTraining) and rule.ended(torch.zeros(1), torch.ones(1)) is not None
-
-
-def clips(rule: UpdateRule | None) -> bool:
-    """Whether each example's gradient was scaled by a number of its own, as in DP-SGD, or a sum of such clients."""
-    return isinstance(rule, NoisyRule) and not moves(rule) and not rule.is_gradient
-
-
-def clips_only(rule: UpdateRule | None) -> bool:
-    """Whether it was, and no noise was added."""
-    return isinstance(rule, NoisyRule) and clips(rule) and rule.deviation(batch_size=None) == 0.0
 
 
 def silent(layer: LastLayer, method: str) -> Reconstruction | None:
