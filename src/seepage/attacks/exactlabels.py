@@ -152,7 +152,7 @@ def _summary(layer: LastLayer, pencil: Pencil, terms: Terms, examples: int, prec
         floor = precision * pencil.floor * max(1, found) ** 0.5
         room = layer.classes - (0 if layer.has_bias else 1)
         posed = room - r >= 3 if found == r else room - 2 * r >= 10
-        certified = (weight > 10 * beyond) & (beyond < floor) & posed
+        certified = (weight > 10 * beyond) & (beyond < min(floor, 0.5 * float(pencil.S[-1]))) & posed
     rest = torch.zeros(layer.classes, dtype=torch.int64)
     if missing:
         share = _rest_share(pencil, terms, left)
