@@ -160,8 +160,8 @@ def _span(points: Tensor) -> tuple[Tensor, Tensor]:
 def _by_logarithm(pencil: Balanced, given: Tensor) -> list[Tensor]:
     """Points ``[1, r]`` whose softmax is proportional to an error of either sign, where that stands out."""
     found = []
-    M = torch.cat([pencil.B @ among_conjugate(pencil, pencil.V[:0])[1], torch.ones_like(pencil.B[:, :1])], 1)
     a0, N = among_conjugate(pencil, pencil.V[:0])
+    M = torch.cat([pencil.B @ N, torch.ones_like(pencil.B[:, :1])], 1)
     for error in (given, -given):
         level = _VISIBLE * error.abs().max()
         seen = error > level
@@ -171,7 +171,7 @@ def _by_logarithm(pencil: Balanced, given: Tensor) -> list[Tensor]:
         trust = 1 / (1e-6 + level / error[seen])
         weight = trust
         for _ in range(30):  # outliers: the label's own entry, and what noise has turned round
-            solved = torch.linalg.lstsq(M[seen] * weight[:, None], (target * weight)[:, None], driver="gelsd").solution
+            solved = torch.linalg.lstsq(M[seen] * weight[:, None], (target * weight)[:, None], driver="gelsy").solution
             off = ((target - (M[seen] @ solved)[:, 0]) * trust).abs()
             weight = trust / (off / (3 * off.median().clamp_min(1e-12))).clamp_min(1.0).sqrt()
         found.append((a0 + N @ solved[:-1, 0])[None])

@@ -16,7 +16,7 @@ from seepage.attacks.labels import LastLayer
 __all__ = ["sharpened"]
 
 _COMMON = (1e-2, 1e-4, 1e-6, 1e-8)  # errors common to all entries, over the rounding unit, one after the other
-_STEPS = 2  # with each of them
+_STEPS = (1, 1, 1, 2)  # with each of them: the first lands where the second would, and the next goes on from there
 _LEFT = 2.0  # root mean square of what is left, over the rounding, of a rank that is right
 _MOST = 3600  # unknowns of one side
 _FLOAT32 = (1e-9, 1e-5)  # rounding units between which this is tried: with float64 our own rounding is in the way
@@ -31,9 +31,9 @@ def sharpened(layer: LastLayer, pencil: Balanced) -> Balanced | None:
     lived = A.any(1)[:, None] & A.any(0)
     factors = _Factors(D=pencil.U * pencil.S.sqrt(), F=pencil.V * pencil.S.sqrt())
     held = None
-    for common in _COMMON:
+    for common, steps in zip(_COMMON, _STEPS, strict=True):
         weights = torch.where(lived, 1 / (pencil.eps / 2 * (A.abs() + common)), 0.0)
-        factors, cost = _improved(A, weights, factors)
+        factors, cost = _improved(A, weights, factors, steps)
         if cost > _LEFT**2 * _freedom(lived, pencil.rank):
             break
         held = factors
@@ -59,10 +59,10 @@ def _freedom(lived: Tensor, rank: int) -> int:
     return max(1, (rows - rank) * (columns - rank))
 
 
-def _improved(A: Tensor, weights: Tensor, factors: _Factors) -> tuple[_Factors, float]:
+def _improved(A: Tensor, weights: Tensor, factors: _Factors, steps: int) -> tuple[_Factors, float]:
     factors, damping = factors.evened(), 1e-9
     cost = factors.cost(A, weights)
-    for _ in range(_STEPS):
+    for _ in range(steps):
         before = cost
         while damping < 1e4:
             moved = _step(A, weights, factors, damping)
@@ -110,7 +110,7 @@ def _solved(squares: Tensor, half: Tensor, F: Tensor, right: Tensor, damping: fl
     own = torch.einsum("cj,jk,jl->ckl", squares, F, F)
     S[every, :, every, :] += own
     size = own.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-150).reshape(-1)
-    S = S.reshape(len(size), len(size)) / size / size[:, None]
+    S = S.reshape(len(size), len(size)).div_(size).div_(size[:, None])
     S.diagonal().add_(damping)
     factor, failed = torch.linalg.cholesky_ex(S)
     if int(failed):

@@ -16,7 +16,7 @@ CLOSE = 0.1  # share of its error by which an example may be off where a refinem
 _LIKELY = 5  # classes tried for the last example
 _DISTINCT = 6  # classes beyond the rank that a proof takes
 _PROOF = 3e-5  # share of its error by which a proved example may be off
-_SCALE_OFF = 0.02  # and its scale, where nothing was clipped
+_SCALE_OFF = 0.02  # and above 1 its scale, where examples were clipped; elsewhere all scales are 1 as they stand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ def holds(pencil: Balanced, joint: Joint, *, clipped: bool) -> bool:
     """Whether the softmax explains every example to the rounding, in more equations than there are unknowns."""
     unknowns = pencil.rank * (pencil.rank - 1 + int(clipped))
     scales = joint.scales
-    sized = bool((scales < 1 + _SCALE_OFF).all() and (scales > (0.0 if clipped else 1 - _SCALE_OFF)).all())
+    sized = bool((scales < 1 + _SCALE_OFF).all() and (scales > 0.0).all())
     fits = float(joint.misfit.max()) < _PROOF and float(joint.label_gaps.max()) == 0.0
     posed = len(pencil.B) - pencil.rank >= _DISTINCT and joint.informative > unknowns + 3 * pencil.rank
     return fits and sized and posed

@@ -14,8 +14,9 @@ from seepage.attacks.labels import LastLayer
 from seepage.attacks.lonecolumns import lone_classes
 from seepage.types import Progress, go_on
 
-__all__ = ["Search", "Searching", "search_balanced"]
+__all__ = ["MOST_EXAMPLES", "Search", "Searching", "search_balanced"]
 
+MOST_EXAMPLES = 16  # a class, far beyond where the rank tells the batch size
 _TOLERANCES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1)  # residuals taken after 0, 1, 2, ... rounds without success
 
 
@@ -51,11 +52,12 @@ class Search:
         a, residual = descend_balanced(self.pencil, classes, a, a0=a0, N=N, steps=self.options.steps)
         errors = client_errors(self.pencil, classes, a)
         values = (a / self.pencil.S * errors).sum(1)  # K over the scale, says each
+        ceiling = float("inf") if self.clipped else MOST_EXAMPLES * len(self.pencil.B)
         for i in residual.argsort().tolist():
             if len(found.a) == self.pencil.rank or float(residual[i]) > _TOLERANCES[min(barren, 4)]:
                 break
             value, examples = float(values[i]), found.examples
-            if not examples and (float(residual[i]) > 1e-6 or value < 0.9):
+            if not examples and not (float(residual[i]) < 1e-6 and 0.9 < value < ceiling):
                 continue
             examples = examples or float(self.pencil.rank if self.clipped else round(value))
             most = float("inf") if self.clipped else (1 + APART) * examples

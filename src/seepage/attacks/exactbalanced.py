@@ -33,6 +33,7 @@ class RestoredExamples:
             the largest share by which an example differs from its softmax.
         rest: ``[C]`` counts of the examples not found, estimated.
         smoothing: share of label smoothing if that explains the gradient where hard labels do not, else 0.
+        sized: whether the batch size is known, or the scale of the gradient tells it: not where clipping took it.
     """
 
     labels: Tensor
@@ -43,11 +44,12 @@ class RestoredExamples:
     residual: float
     rest: Tensor
     smoothing: float = 0.0
+    sized: bool = True
 
     @property
     def whole(self) -> bool:
         """Whether every example is there and certified."""
-        return self.examples == len(self.labels) > 0 and bool(self.certified.all())
+        return self.sized and self.examples == len(self.labels) > 0 and bool(self.certified.all())
 
 
 def from_balanced(
@@ -75,10 +77,11 @@ def from_balanced(
     tight = distance_from_space(pencil, found.classes, found.a) < _TIGHT
     if not len(found.a) or not found.examples or float(tight.double().mean()) < 0.5:
         return None
+    proved = found.proved and round(found.examples) >= pencil.rank  # a mean of fewer examples has no such rank
     return RestoredExamples(
         labels=found.classes,
         embeddings=pencil.embeddings(found.a),
-        certified=torch.full_like(found.classes, found.proved, dtype=torch.bool),
+        certified=torch.full_like(found.classes, proved, dtype=torch.bool),
         examples=round(found.examples),
         rank=pencil.rank,
         residual=found.misfit,
@@ -100,8 +103,10 @@ def with_balanced(
     second = from_balanced(layer, options, generator=generator, progress=progress)
     if second is None or (not isinstance(first, str) and len(second.labels) < len(first.labels)):
         return first
-    if isinstance(first, str) or second.certified.all() or first.examples != second.examples:
+    if isinstance(first, str) or second.certified.all():
         return second
+    if first.examples != second.examples:
+        return first if first.certified.any() else second
     sure = torch.bincount(first.labels[first.certified], minlength=layer.classes)
     certified = second.certified.clone()
     for i, label in enumerate(second.labels.tolist()):

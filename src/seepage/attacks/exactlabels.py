@@ -5,27 +5,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from seepage.attacks.balancedsearch import Searching
+from seepage.attacks.balancedsearch import MOST_EXAMPLES, Searching
+from seepage.attacks.clippedrules import clips_only, moves
 from seepage.attacks.exactbalanced import RestoredExamples, from_balanced, with_balanced
+from seepage.attacks.exactreport import reported
 from seepage.attacks.exactsearch import Search, read_pencil
 from seepage.attacks.exactterms import Pencil, Terms, offsets, remainder
 from seepage.attacks.labelattack import LabelAttack, Question
 from seepage.attacks.labelcounts import round_counts
-from seepage.attacks.labels import LastLayer, clips_only, label_obstacles
-from seepage.types import (
-    LocalTraining,
-    NoisyRule,
-    Observation,
-    Obstacle,
-    Outcome,
-    Progress,
-    Reconstruction,
-    go_on,
-)
+from seepage.attacks.labels import LastLayer, label_obstacles
+from seepage.types import NoisyRule, Observation, Obstacle, Progress, Reconstruction, go_on
 
 __all__ = ["ExactLabels", "RestoredExamples", "restore_examples"]
 
-_MOST_EXAMPLES = 16  # a class, far beyond where the rank tells the batch size
 _ROUNDING = 10.0  # rounding units of a gradient's size that its own rounding has as singular value, at most
 _PATIENCE = 3  # rounds without success before a search ends
 
@@ -67,7 +59,7 @@ class ExactLabels(LabelAttack):
     def obstacles(self, observation: Observation) -> list[Obstacle]:
         """It needs one batch's gradient, with noise of known size at most; the batch size only where that tells it."""
         rule = observation.rule
-        one_step = isinstance(rule, NoisyRule) and not isinstance(rule, LocalTraining)
+        one_step = isinstance(rule, NoisyRule) and not moves(rule)
         noisy = isinstance(rule, NoisyRule) and one_step and rule.deviation() is None
         return label_obstacles(observation, bias=False, examples=noisy, gradient=not one_step)
 
@@ -80,65 +72,30 @@ class ExactLabels(LabelAttack):
         """The examples found, and a count of the rest."""
         rule, layer = question.observation.rule, question.layer
         if clips_only(rule):
-            return _reported(layer, self._of_clipped(question), self.name)
+            return reported(layer, self._of_clipped(question), self.name)
         found = restore_examples(layer, self, generator=question.generator, progress=question.progress)
         if not isinstance(found, str) and (layer.deviation or not (rule is None or rule.is_gradient)):
             found = replace(found, certified=torch.zeros_like(found.certified))
-        return _reported(layer, found, self.name)
+        return reported(layer, found, self.name)
 
     def _of_clipped(self, question: Question) -> RestoredExamples | str:
-        """From the balanced gradient, or, if clipping happened to touch nothing, from the gradient as it is."""
+        """From the balanced gradient; where that has no end, what the gradient as it is says of a known batch size."""
         layer, generator, progress = question.layer, question.generator, question.progress
         found = from_balanced(layer, self.searching, generator=generator, clipped=True, progress=progress)
-        if found is not None and bool(found.certified.any()):
-            return found
+        sized = layer.examples is not None
+        if found is not None and (sized or bool(found.certified.all())):
+            return replace(found, sized=sized)
+        if not sized:
+            return "Each example was scaled by a number of its own, which hides the batch size; the rank tells none."
         other = _as_it_is(layer, self, generator, progress, patience=_PATIENCE)
-        if isinstance(other, str) or (found is not None and not bool(other.certified.any())):
-            return found or "Clipped examples are told apart by a last layer with bias, and while they are few."
+        if isinstance(other, str):
+            return "Clipped examples are told apart by a last layer with bias, and while they are few."
         return replace(other, certified=torch.zeros_like(other.certified))
 
     @property
     def searching(self) -> Searching:
         """The options of the search alone."""
         return Searching(rounds=self.rounds, starts=self.starts, steps=self.steps, reach=self.reach)
-
-
-def _reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Reconstruction:
-    if isinstance(found, str):
-        return Reconstruction(outcome=Outcome.FAILED, reason=found, stats={"method": method})
-    if found.examples == 0 or len(found.labels) == 0:
-        reason = (
-            f"No hard label explains the gradient, but label smoothing of {found.smoothing:.3f} does; not supported."
-            if found.smoothing
-            else f"No example was found at rank {found.rank}: soft labels, noise, several steps, or too many examples."
-        )
-        return Reconstruction(
-            outcome=Outcome.FAILED,
-            reason=reason,
-            stats={"method": method, "rank": found.rank, "smoothing": found.smoothing},
-        )
-    guessed = torch.repeat_interleave(torch.arange(layer.classes), found.rest)
-    labels = torch.cat([found.labels, guessed])
-    order = labels.argsort(stable=True)
-    certified = torch.cat([found.certified, torch.zeros(len(guessed), dtype=torch.bool)])[order]
-    exact = bool(certified.all())
-    return Reconstruction(
-        outcome=Outcome.EXACT if exact else Outcome.APPROXIMATE,
-        labels=labels[order],
-        certified=certified,
-        reason=f"{int(certified.sum())} of {len(labels)} labels are certified: their examples reproduce the gradient."
-        if not layer.deviation
-        else f"{len(found.labels)} of {len(labels)} examples found under the noise, which leaves nothing to certify.",
-        stats={
-            "method": method,
-            "confidence": "certified" if exact else "estimated",
-            "examples": found.examples,
-            "expected_error": len(guessed) / len(labels) if layer.deviation else float((~certified).double().mean()),
-            "found": len(found.labels),
-            "rank": found.rank,
-            "residual": found.residual,
-        },
-    )
 
 
 def restore_examples(
@@ -176,7 +133,7 @@ def _as_it_is(
             share = search.smoothing()
             if share:
                 return replace(_summary(layer, pencil, terms, 0, options.precision), smoothing=share)
-    if layer.examples is None and examples > _MOST_EXAMPLES * layer.classes:
+    if layer.examples is None and examples > MOST_EXAMPLES * layer.classes:
         examples = 0.0  # no solution: the scale of the terms runs away
     return _summary(layer, pencil, terms, round(examples), options.precision)
 
@@ -195,7 +152,7 @@ def _summary(layer: LastLayer, pencil: Pencil, terms: Terms, examples: int, prec
         floor = precision * pencil.floor * max(1, found) ** 0.5
         room = layer.classes - (0 if layer.has_bias else 1)
         posed = room - r >= 3 if found == r else room - 2 * r >= 10
-        certified = (weight > 10 * beyond) & (beyond < floor) & posed
+        certified = (weight > 10 * beyond) & (beyond < min(floor, 0.5 * float(pencil.S[-1]))) & posed
     rest = torch.zeros(layer.classes, dtype=torch.int64)
     if missing:
         share = _rest_share(pencil, terms, left)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.biasless import with_bias_gradient
+from seepage.attacks.clippedrules import clips
 from seepage.attacks.embeddings import noise_inputs
 from seepage.attacks.labelcounts import estimate
-from seepage.attacks.labels import LastLayer, batch_size, clips, label_obstacles, silent, usable
+from seepage.attacks.labels import LastLayer, batch_size, label_obstacles, silent, usable
 from seepage.attacks.unclipped import with_clipping_undone
 from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
 

@@ -15,14 +15,11 @@ from seepage.types import (
     Outcome,
     Reconstruction,
     Traces,
-    UpdateRule,
 )
 
 __all__ = [
     "LastLayer",
     "batch_size",
-    "clips",
-    "clips_only",
     "label_obstacles",
     "last_layer",
     "silent",
@@ -197,16 +194,6 @@ def batch_size(layer: LastLayer) -> int:
     if layer.examples is None:
         raise InputError("`batch_size` should be known to this method; found None. ExactLabels may restore it.")
     return layer.examples
-
-
-def clips(rule: UpdateRule | None) -> bool:
-    """Whether each example's gradient was scaled by a number of its own, as in DP-SGD."""
-    return isinstance(rule, NoisyRule) and not isinstance(rule, LocalTraining) and not rule.is_gradient
-
-
-def clips_only(rule: UpdateRule | None) -> bool:
-    """Whether it was, and no noise was added."""
-    return isinstance(rule, NoisyRule) and clips(rule) and rule.deviation(batch_size=None) == 0.0
 
 
 def silent(layer: LastLayer, method: str) -> Reconstruction | None:

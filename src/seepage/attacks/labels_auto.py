@@ -7,11 +7,12 @@ import torch
 from seepage.attacks.auxiliary import AuxiliaryData, probabilities_of
 from seepage.attacks.balanced import read_balanced
 from seepage.attacks.classmeans import ClassMeans
+from seepage.attacks.clippedrules import clips_only
 from seepage.attacks.embeddings import noise_inputs
 from seepage.attacks.exactlabels import ExactLabels
 from seepage.attacks.exactsearch import read_pencil
 from seepage.attacks.labelbaselines import PresentClasses
-from seepage.attacks.labels import clips_only, label_obstacles, usable
+from seepage.attacks.labels import label_obstacles, usable
 from seepage.attacks.labelsbetween import network_after
 from seepage.attacks.noiseprior import NoisePrior
 from seepage.attacks.pooled import PooledEmbedding
@@ -121,7 +122,7 @@ def _of_unknown_size(observation: Observation, because: str) -> Reconstruction:
         there = there | layer.present if layer.rectified else there
     classes = there.nonzero()[:, 0].tolist()
     named = ", ".join(map(str, classes[:_NAMED])) + (", ..." if len(classes) > _NAMED else "")
-    known = f" In the batch there are examples of at least these classes: {named}." if classes else ""
+    known = f" Unless noise was added, the batch has examples of at least these classes: {named}." if classes else ""
     return Reconstruction(
         outcome=Outcome.FAILED,
         reason=f"The batch size could not be restored; grant it (`--knows batch-size`).{known}{because}",

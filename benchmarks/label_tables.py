@@ -1,0 +1,211 @@
+"""The tables of label attacks: batches drawn, attacks run and scored, means over networks and batches."""
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from label_networks import ROOT
+from label_results import COUNTED, Row, store
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from seepage.attacks.ilrg import ILRG
+from seepage.attacks.labelbaselines import IDLG, AllZeros, EvenCounts, SignRule, UniformProbabilities
+from seepage.label_scores import exact_vector, l1_half, leacc, lnacc
+from seepage.types import Attack, GradientUpdate, Observation, Outcome, PrivateBatch, Round, ThreatModel, UpdateRule
+
+BASELINES: dict[str, Attack] = {
+    "zeros": AllZeros(),
+    "K/C": EvenCounts(),
+    "uniform": UniformProbabilities(),
+    "iDLG": IDLG(),
+    "sign rule": SignRule(),
+    "iLRG, published rounding": ILRG(published_rounding=True),
+    "iLRG": ILRG(),
+}
+Keep = Callable[[list[Row]], None]
+Sums = dict[str, dict[str, float]]
+
+
+def arguments(description: str | None, sections: Mapping[str, object]) -> argparse.ArgumentParser:
+    """``--only`` some of the sections, and ``--out``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(sections))
+    parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results" / "labels"))
+    return parser
+
+
+def run(sections: Mapping[str, Callable[[Keep], None]], options: argparse.Namespace) -> None:
+    """One section after the other; each table is written as soon as it is there."""
+    torch.set_num_threads(1)
+    for name in options.only.split(","):
+        started = time.perf_counter()
+        sections[name](lambda rows, name=name: store(rows, Path(options.out), section=name))
+        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+def no_sums() -> Sums:
+    """Of each method and number, zero so far."""
+    return defaultdict(lambda: defaultdict(float))
+
+
+def add(sums: Sums, method: str, numbers: Mapping[str, float]) -> None:
+    """One run more of a method."""
+    for key, value in numbers.items():
+        sums[method][key] += value
+
+
+def mean_rows(title: str, sums: Sums, networks: int, batches: int) -> list[Row]:
+    """One row a method: means over all runs, counts of what is counted."""
+    runs = networks * batches
+    return [
+        {"setting": title, "method": method, "networks": networks, "batches": batches}
+        | {key: value if key in COUNTED else value / runs for key, value in total.items()}
+        for method, total in sums.items()
+    ]
+
+
+def table(  # noqa: PLR0917 - a table's axes
+    title: str,
+    nets: list[nn.Sequential],
+    data: tuple[Tensor, Tensor],
+    examples: int,
+    batches: int,
+    methods: Mapping[str, Attack],
+    *,
+    known: bool = True,
+    skew: float = 0.0,
+) -> list[Row]:
+    """One row a method: means over all networks and batches; a failed run scores as no labels at all."""
+    sums = no_sums()
+    bounds = (data[0].amin(), data[0].amax())  # what is public of the data: the range of all of them
+    for index, net in enumerate(nets):
+        for inputs, labels in draws(data, examples, batches, index, skew):
+            observation = observe(net, inputs, labels, bounds, known=known)
+            for name, attack in methods.items():
+                add(sums, name, score(attack, observation, labels))
+    return mean_rows(title, sums, len(nets), batches)
+
+
+def several(  # noqa: PLR0917
+    title: str,
+    heads: list[tuple[nn.Sequential, Tensor]],
+    labels: Tensor,
+    examples: int,
+    batches: int,
+    methods: Mapping[str, Attack],
+) -> list[Row]:
+    """One table over networks that each have embeddings of their own; batch j of network i has seed 1000 i + j."""
+    sums = no_sums()
+    for index, (net, inputs) in enumerate(heads):
+        bounds = (inputs.amin(), inputs.amax())
+        for some, true in draws((inputs, labels), examples, batches, index, 0.0):
+            observation = observe(net, some, true, bounds, known=True)
+            for name, attack in methods.items():
+                add(sums, name, score(attack, observation, true))
+    return mean_rows(title, sums, len(heads), batches)
+
+
+def under_rule(  # noqa: PLR0917
+    title: str,
+    rule: UpdateRule,
+    nets: list[nn.Sequential],
+    data: tuple[Tensor, Tensor],
+    examples: int,
+    batches: int,
+    methods: Mapping[str, Attack],
+    *,
+    blind: Mapping[str, Attack],
+    bounds: tuple[Tensor, Tensor] | None = None,
+) -> list[Row]:
+    """One table of what a client of that rule sends; ``blind`` are attacks that are not told the rule."""
+    sums = no_sums()
+    for index, net in enumerate(nets):
+        for inputs, labels in draws(data, examples, batches, index, 0.0):
+            batch = PrivateBatch(inputs=inputs, labels=labels)
+            seen = ThreatModel(batch_size=True).view(
+                network=net,
+                update=rule(net, batch, torch.Generator().manual_seed(index)),
+                batch=batch,
+                rule=rule,
+                classes=net[-1].out_features,
+                bounds=bounds,
+            )
+            for name, attack in methods.items():
+                add(sums, name, score(attack, seen, labels))
+            for name, attack in blind.items():
+                add(sums, name, score(attack, replace(seen, rule=None), labels))
+    return mean_rows(title, sums, len(nets), batches)
+
+
+def score(attack: Attack, observation: Observation, labels: Tensor) -> dict[str, float]:
+    """The numbers of one run."""
+    started = time.perf_counter()
+    result = attack(observation, generator=torch.Generator().manual_seed(0))
+    seconds = time.perf_counter() - started
+    got = result.labels if result.labels is not None else labels[:0]
+    sure = torch.bincount(got[result.certified], minlength=observation.classes) if len(got) else torch.zeros(1)
+    true = torch.bincount(labels, minlength=observation.classes)
+    wrong = sure - true if result.outcome is Outcome.EXACT else (sure - true).clamp_min(0)  # EXACT: none is lacking
+    return {
+        "leacc": leacc(got, labels, observation.classes),
+        "lnacc": lnacc(got, labels, observation.classes),
+        "exact_vector": exact_vector(got, labels, observation.classes),
+        "l1_half": l1_half(got, labels, observation.classes),
+        "ms": 1000 * seconds,
+        "exact": float(result.outcome is Outcome.EXACT),
+        "certified_labels": float(sure.sum()),
+        "wrong_certified": float(wrong.abs().sum()) if len(got) else 0.0,
+        "failed": float(result.outcome is Outcome.FAILED),
+    }
+
+
+def observe(
+    net: nn.Sequential, inputs: Tensor, labels: Tensor, bounds: tuple[Tensor, Tensor], *, known: bool
+) -> Observation:
+    """What the server has; of convolutional networks the last layer's gradient, which is all that is read there."""
+    if any(isinstance(module, nn.Linear) for module in list(net)[:-1]) and not isinstance(net[0], nn.Conv2d):
+        parameters = dict(net.named_parameters())
+        gradients = torch.autograd.grad(cross_entropy(net(inputs), labels), list(parameters.values()))
+        return _view(net, dict(zip(parameters, gradients, strict=True)), inputs, labels, bounds, known=known)
+    with torch.no_grad():
+        embeddings = net[:-1](inputs)
+    last = net[-1]
+    gradients = torch.autograd.grad(cross_entropy(last(embeddings), labels), list(last.parameters()))
+    names = [f"{len(net) - 1}.{name}" for name, _ in last.named_parameters()]
+    return _view(net, dict(zip(names, gradients, strict=True)), inputs, labels, bounds, known=known)
+
+
+def _view(
+    net: nn.Sequential,
+    gradients: dict[str, Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    bounds: tuple[Tensor, Tensor],
+    *,
+    known: bool,
+) -> Observation:
+    one = Round(network=net, update=GradientUpdate(gradients), batch_size=len(labels) if known else None)
+    return Observation(rounds=(one,), input_shape=tuple(inputs.shape[1:]), classes=net[-1].out_features, bounds=bounds)
+
+
+def draws(
+    data: tuple[Tensor, Tensor], examples: int, batches: int, index: int, skew: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches without replacement; with labels from Dirichlet(skew) if that is positive, then with replacement."""
+    x, y = data
+    for batch in range(batches):
+        generator = torch.Generator().manual_seed(1000 * index + batch)
+        if skew:
+            rng = np.random.default_rng(1000 * index + batch)
+            shares = rng.dirichlet(np.full(int(y.max()) + 1, skew))[y.numpy()] + 1e-12
+            chosen = torch.from_numpy(rng.choice(len(y), examples, p=shares / shares.sum()))
+        else:
+            chosen = torch.randperm(len(x), generator=generator)[:examples]
+        yield x[chosen], y[chosen]

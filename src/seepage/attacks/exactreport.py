@@ -1,0 +1,67 @@
+"""Restored examples as a reconstruction: how many labels are certified, estimated or guessed, and a sentence on it."""
+
+import torch
+
+from seepage.attacks.exactbalanced import RestoredExamples
+from seepage.attacks.labels import LastLayer
+from seepage.types import Outcome, Reconstruction
+
+__all__ = ["reported"]
+
+
+def reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Reconstruction:
+    """EXACT if every example is there, certified, and their number known; a guess where nothing is certified.
+
+    Args:
+        layer: what was read.
+        found: the examples, or a sentence on why there are none.
+        method: the attack's name.
+    """
+    if isinstance(found, str):
+        return Reconstruction(outcome=Outcome.FAILED, reason=found, stats={"method": method})
+    if found.examples == 0 or len(found.labels) == 0:
+        reason = (
+            f"No hard label explains the gradient, but label smoothing of {found.smoothing:.3f} does; not supported."
+            if found.smoothing
+            else f"No example was found at rank {found.rank}: soft labels, noise, several steps, or too many examples."
+        )
+        return Reconstruction(
+            outcome=Outcome.FAILED,
+            reason=reason,
+            stats={"method": method, "rank": found.rank, "smoothing": found.smoothing},
+        )
+    guessed = torch.repeat_interleave(torch.arange(layer.classes), found.rest)
+    labels = torch.cat([found.labels, guessed])
+    order = labels.argsort(stable=True)
+    certified = torch.cat([found.certified, torch.zeros(len(guessed), dtype=torch.bool)])[order]
+    exact, sure = found.sized and bool(certified.all()), int(certified.sum())
+    error = len(guessed) / len(labels) if layer.deviation else 1 - sure / len(labels)
+    confidence = "certified" if exact else "estimated" if sure or layer.deviation else "guess"
+    return Reconstruction(
+        outcome=Outcome.EXACT if exact else Outcome.APPROXIMATE,
+        labels=labels[order],
+        certified=certified,
+        reason=_how_sure(layer, found, sure, len(labels)),
+        stats={
+            "method": method,
+            "confidence": confidence,
+            "examples": found.examples,
+            **({} if confidence == "guess" else {"expected_error": error}),
+            "found": len(found.labels),
+            "rank": found.rank,
+            "residual": found.residual,
+        },
+    )
+
+
+def _how_sure(layer: LastLayer, found: RestoredExamples, sure: int, labels: int) -> str:
+    if layer.deviation:
+        return f"{len(found.labels)} of {labels} examples found under the noise, which leaves nothing to certify."
+    if not sure:
+        return f"{len(found.labels)} of {labels} examples found, none certified: they do not reproduce the gradient."
+    said = f"{sure} of {labels} labels are certified: their examples reproduce the gradient."
+    if layer.examples is not None:
+        return said
+    if not found.sized:
+        return f"{said} There may be more: clipping hides how many copies of an example there were."
+    return f"{said} The batch size too, unless every example was there equally often, twice or more."
