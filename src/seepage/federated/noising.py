@@ -14,7 +14,19 @@ __all__ = ["GaussianNoise", "LaplaceNoise", "length", "uniform"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GaussianNoise:
+class _Noise:
+    sigma: float
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        demand("sigma", self.sigma, least=0)
+
+    def _deviation(self, update: GradientUpdate) -> float:
+        return self.sigma * (_root_mean_square(update) if self.relative else 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GaussianNoise(_Noise):
     """Normal noise on every entry.
 
     Args:
@@ -23,12 +35,6 @@ class GaussianNoise:
             is about ``sigma`` times as long as the update.
     """
 
-    sigma: float
-    relative: bool = False
-
-    def __post_init__(self) -> None:
-        demand("sigma", self.sigma, least=0)
-
     @property
     def name(self) -> str:
         """``noise:sigma=...``."""
@@ -36,24 +42,18 @@ class GaussianNoise:
 
     def __call__(self, update: GradientUpdate, generator: torch.Generator) -> GradientUpdate:
         """The noised update."""
-        scale = self.sigma * (_root_mean_square(update) if self.relative else 1.0)
+        scale = self._deviation(update)
         return GradientUpdate({name: value + scale * _normal(value, generator) for name, value in update.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaplaceNoise:
+class LaplaceNoise(_Noise):
     """Laplace noise on every entry.
 
     Args:
         sigma: standard deviation, at least 0; the distribution's own scale is ``sigma / sqrt(2)``.
         relative: as for :class:`GaussianNoise`.
     """
-
-    sigma: float
-    relative: bool = False
-
-    def __post_init__(self) -> None:
-        demand("sigma", self.sigma, least=0)
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ class LaplaceNoise:
 
     def __call__(self, update: GradientUpdate, generator: torch.Generator) -> GradientUpdate:
         """The noised update."""
-        scale = self.sigma / math.sqrt(2) * (_root_mean_square(update) if self.relative else 1.0)
+        scale = self._deviation(update) / math.sqrt(2)
         sent = {}
         for name, value in update.items():
             centred = uniform(value, generator) - 0.5  # [-0.5, 0.5): the inverse of the distribution function
