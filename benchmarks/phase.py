@@ -214,8 +214,7 @@ def write(rows: list[Row]) -> None:
     parts = [
         "# Phase diagram: share of examples exact over b and m / b\n\n"
         "Command: `OMP_NUM_THREADS=1 python benchmarks/phase.py`, in parts (`--data`, `--sizes`, `--attacks`, "
-        "`--seeds`), stopped before its end. SPEAR++ and unmixing alone on images are of older code, before directions "
-        "were asked for an input of their own (seeds 0 and 1 up to b = 100 before they had tolerances of their own). "
+        "`--seeds`), stopped before its end. "
         "`mlp:m,400,400` with PyTorch's default start, one fresh network and batch a seed, inputs normalised by "
         "channel, no labels given, float32 updates. Each cell: "
         "share of all examples exact, then share certified where that differs, then the number of batches. `-`: not "
