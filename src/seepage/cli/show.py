@@ -94,13 +94,13 @@ def _label_line(finding: Finding) -> str:
 
 def _control(finding: Finding) -> str:
     case, rows = finding.control, finding.overlooked
+    held = "1 example as a row of its own" if rows == 1 else f"{rows} examples as rows of their own"
     if not finding.silent and rows:
-        return f" The update holds {rows} more as rows of their own, which it overlooked."
+        return f" The update holds {held}, which the attack overlooked."
     if not finding.silent or case is None:
         return ""
     if case.passed and rows:
-        held = "1 example as a row of its own" if rows == 1 else f"{rows} examples as rows of their own"
-        return f" Inconclusive: the update holds {held}, which it overlooked."
+        return f" Inconclusive: the update holds {held}, which the attack overlooked."
     if case.passed:
         return f" Positive control passed: {case.recovered} of {case.batch_size} undefended examples recovered."
     return f" Inconclusive: of {case.batch_size} undefended examples it recovered {case.recovered}. {case.reason}"
