@@ -87,7 +87,6 @@ class Inverter:
         if not any(bool(value.any()) for value in update.values()):
             return Reconstruction(outcome=Outcome.FAILED, reason="The update is zero everywhere: it holds nothing.")
         example = next(iter(update.values()))
-        module = self.module.to(example.device)
         stats: dict[str, float | int | str | bool] = {"trained for examples": self.blueprint.examples}
         reason = "One pass of an attack network; nothing proves what it gives."
         labels: Tensor | None
@@ -97,11 +96,7 @@ class Inverter:
             stats |= mapped.stats
             reason = "An attack network and maps fitted at the weights of the round; nothing proves what they give."
         else:
-            with torch.no_grad():
-                gradients = {name: value.float()[None] for name, value in update.items()}
-                found = module(gradients)[0]
-                read = module.labels(gradients) if isinstance(module, CoarseGIT) else None
-            labels = None if read is None else read[0]
+            found, labels = _answer(self.module.to(example.device), update)
             stats |= {} if self.public is None else {"stopped": INTERRUPTED}
         if not bool(found.isfinite().all()):
             reason = "The attack network gave no finite numbers: the update is unlike any it was trained on."
@@ -131,15 +126,25 @@ class Inverter:
         latest = observation.latest
         device = next(iter(latest.update.values())).device
         mapping = RoundMap(blueprint=self.blueprint, public=self.public.to(device))
+        module = self.module.to(device)
         with torch.no_grad():
             return mapping(
                 latest.network,
                 latest.update,
                 labels=latest.labels,
-                module=self.module,
+                module=module,
                 generator=generator,
                 progress=progress,
             )
+
+
+def _answer(module: nn.Module, update: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Inputs ``[b, *shape]``, and labels ``[b]`` where it reads them."""
+    with torch.no_grad():
+        gradients = {name: value.float()[None] for name, value in update.items()}
+        found: Tensor = module(gradients)[0]
+        read = module.labels(gradients) if isinstance(module, CoarseGIT) else None
+    return found, None if read is None else read[0]
 
 
 def build_module(blueprint: Blueprint) -> nn.Module:
