@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.exactify import Exactify
 from seepage.attacks.matching import ig
 from seepage.attacks.prism import PRISM

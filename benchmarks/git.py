@@ -19,8 +19,8 @@ from git_page import page
 from torch import nn
 
 from seepage.attacks.blueprint import InverterKind, draw_blueprint
+from seepage.attacks.budget import Budget
 from seepage.attacks.chain import read_chain
-from seepage.attacks.disaggregation import Budget
 from seepage.attacks.git import ExactGIT
 from seepage.attacks.inverter import Inverter, build_module
 from seepage.attacks.matching import dlg, ig, refined

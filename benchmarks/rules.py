@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import build_attack, build_defense, build_rule
 from seepage.audit.findings import Finding
 from seepage.audit.run import Audit

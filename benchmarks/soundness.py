@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import build_attack, build_defense, build_rule
 from seepage.audit.run import Audit
 from seepage.data.sources import Dataset, load_dataset

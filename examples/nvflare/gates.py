@@ -1,6 +1,6 @@
 """A client's own gate, named in the job as ``gates:hold_back_leaks``: what its attack gets out does not leave."""
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.captured import CapturedAudit
 from seepage.audit.gate import LeakGate

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
+from seepage.attacks.budget import Budget
 from seepage.attacks.certificate import Replay, replay
-from seepage.attacks.disaggregation import Budget
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.spear import SPEAR
 from seepage.data.sources import load_dataset

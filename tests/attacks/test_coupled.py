@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.expectederrors import expected_errors
 from seepage.attacks.prism import PRISM
 from seepage.attacks.spearpp import SPEARPlusPlus

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from seepage.attacks.blueprint import Blueprint, InverterKind, draw_blueprint, read_blueprint
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.git import ExactGIT
 from seepage.attacks.inverter import Inverter, build_module, load_inverter, save_inverter
 from seepage.attacks.matching import ig, refined

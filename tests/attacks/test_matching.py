@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seepage.attacks.budget import Budget
 from seepage.attacks.descents import LBFGS, Adam
-from seepage.attacks.disaggregation import Budget
 from seepage.attacks.distances import Cosine, Squared
 from seepage.attacks.matching import GradientMatching, dlg, idlg, ig, refined
 from seepage.attacks.objective import make_objective, twice_differentiable

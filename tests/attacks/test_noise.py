@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import build_attack, build_defense, build_rule
 from seepage.audit.findings import Finding
 from seepage.audit.run import Audit

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.auto import Auto, choose_attack
+from seepage.attacks.budget import Budget
 from seepage.attacks.closing import Solution, better
-from seepage.attacks.disaggregation import Budget
 from seepage.attacks.exactify import Exactify
 from seepage.attacks.portfolio import Turns
 from seepage.attacks.prism import PRISM

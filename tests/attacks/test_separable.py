@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import normalize
 
 from seepage.attacks.auto import Auto
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.found import Found
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seepage.attacks.budget import Budget
 from seepage.attacks.chain import read_chain
-from seepage.attacks.disaggregation import Budget
 from seepage.attacks.layersystem import LayerSystem, moments
 from seepage.attacks.matching import ig
 from seepage.attacks.solvedgit import SolvedGIT

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR, expected_samples, failure_probability, zero_share_threshold
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD

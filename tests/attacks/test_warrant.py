@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.catalogue import build_defense, build_rule
 from seepage.data.sources import load_dataset

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.findings import ControlCase, Finding, findings_schema, read_findings, write_findings
 from seepage.audit.folder import RunFolder

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.captured import CapturedAudit
 from seepage.audit.catalogue import build_attack

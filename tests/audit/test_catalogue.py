@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.catalogue import build_attack
 from seepage.errors import InputError

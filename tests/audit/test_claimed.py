@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.captured import Attacked, CapturedAudit
 from seepage.audit.catalogue import build_rule

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.control import run_control, with_control
 from seepage.audit.record import Verdict, verdict

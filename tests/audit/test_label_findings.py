@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import ATTACKS, build_attack
 from seepage.audit.findings import ControlCase, Finding
 from seepage.audit.labelcatalogue import LABEL_ATTACKS

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.captured import CapturedAudit
 from seepage.audit.gate import LeakGate

@@ -13,7 +13,7 @@ pytest.importorskip("flwr", reason="Flower is an optional extra: pip install 'se
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.captured import CapturedAudit
 from seepage.audit.gate import LeakGate

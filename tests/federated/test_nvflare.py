@@ -17,7 +17,7 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContextManager
 from nvflare.apis.shareable import Shareable
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.captured import CapturedAudit
 from seepage.audit.gate import LeakGate

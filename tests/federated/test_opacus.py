@@ -13,7 +13,7 @@ pytest.importorskip("opacus", reason="Opacus is an optional extra: pip install '
 
 from opacus import PrivacyEngine
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.captured import CapturedAudit
 from seepage.audit.gate import LeakGate

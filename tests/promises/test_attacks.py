@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import ATTACKS, build_attack
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD

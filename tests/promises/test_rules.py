@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import ATTACKS, build_attack, build_defense, build_rule
 from seepage.audit.run import Audit
 from seepage.data.sources import load_dataset

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.found import Found, Proposals
 from seepage.attacks.layerattack import LayerAttack, invert_layer
 from seepage.attacks.matching import ig, refined

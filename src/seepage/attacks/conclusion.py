@@ -2,14 +2,14 @@
 
 import torch
 
+from seepage.attacks.budget import SPENT
 from seepage.attacks.certificate import Replay
 from seepage.attacks.closing import Solution
 from seepage.attacks.mixture import Mixture
 from seepage.types import Observation, Outcome, Reconstruction
 
-__all__ = ["SPENT", "conclude"]
+__all__ = ["conclude"]
 
-SPENT = "the budget ended"
 _UPDATE_TOLERANCE = 1e-3  # relative; batches from float32 updates reproduce them to about 1e-6
 
 
@@ -32,7 +32,7 @@ def conclude(
         directions: how many were found.
         rejected: how many sparse ones were turned down.
         cost: samples.
-        stopped: why, in words; :data:`SPENT` if for want of budget.
+        stopped: why, in words; :data:`seepage.attacks.budget.SPENT` if for want of budget.
     """
     b, layer = mixture.batch_size, mixture.layer
     stats: dict[str, float | int | str | bool] = {

@@ -4,41 +4,21 @@ The notation is that of :mod:`seepage.attacks.mixture`.
 """
 
 import time
-from dataclasses import dataclass
 
 import torch
 
+from seepage.attacks.budget import SPENT, Budget
 from seepage.attacks.closing import Solution, better, choose
-from seepage.attacks.conclusion import SPENT, conclude
+from seepage.attacks.conclusion import conclude
 from seepage.attacks.directions import accept, complete
 from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.mixture import Mixture
 from seepage.types import INTERRUPTED, Observation, Progress, Reconstruction
 
-__all__ = ["PATIENCE", "Budget", "disaggregate"]
+__all__ = ["PATIENCE", "disaggregate"]
 
 PATIENCE = 8192  # starts spent on better directions once there are enough of them
 _LAST_FEW = 4  # examples missing, at random inputs of which it is quickest to guess at once
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """When to stop: after so many samples or starts, or seconds, whichever comes first; ``None`` is no limit."""
-
-    samples: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        for word in ("samples", "seconds"):
-            value = getattr(self, word)
-            if value is not None and value <= 0:
-                raise ValueError(f"`{word}` should be positive; found {value}.")
-
-    def spent(self, samples: int, seconds: float) -> bool:
-        """Whether either limit is reached."""
-        return (self.samples is not None and samples >= self.samples) or (
-            self.seconds is not None and seconds >= self.seconds
-        )
 
 
 def disaggregate(

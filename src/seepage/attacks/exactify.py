@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from seepage.attacks.budget import Budget
 from seepage.attacks.directions import round_inputs
-from seepage.attacks.disaggregation import Budget
 from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.layerattack import invert_layer
 from seepage.attacks.mixture import Mixture

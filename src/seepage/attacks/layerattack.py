@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from seepage.attacks.disaggregation import PATIENCE, Budget, disaggregate
+from seepage.attacks.budget import Budget
+from seepage.attacks.disaggregation import PATIENCE, disaggregate
 from seepage.attacks.found import Proposer
 from seepage.attacks.mixture import mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from seepage.attacks.budget import Budget
 from seepage.attacks.descents import LBFGS, Adam, Optimizer
-from seepage.attacks.disaggregation import Budget
 from seepage.attacks.distances import Cosine, Distance, Squared
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.objective import make_objective, twice_differentiable

@@ -8,9 +8,9 @@ from itertools import chain, zip_longest
 import torch
 from torch import Tensor
 
+from seepage.attacks.budget import Budget
 from seepage.attacks.coupled import CoupledSearch
 from seepage.attacks.directions import round_either, round_roughly
-from seepage.attacks.disaggregation import Budget
 from seepage.attacks.expectederrors import expected_errors
 from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.layerattack import LayerAttack

@@ -6,8 +6,8 @@ import time
 import torch
 from torch import Tensor
 
+from seepage.attacks.budget import SPENT, Budget
 from seepage.attacks.descents import Optimizer
-from seepage.attacks.disaggregation import Budget
 from seepage.attacks.objective import Objective
 from seepage.attacks.unknowns import Unknowns
 from seepage.types import INTERRUPTED, Outcome, Progress, Reconstruction
@@ -130,11 +130,8 @@ class Walk:
         return self.residual <= self.matched
 
     def _ask(self) -> None:
-        budget = self.budget
-        if budget.samples is not None and self.iterations >= budget.samples:
-            self.stopped = "the budget ended"
-        if budget.seconds is not None and time.monotonic() - self.started >= budget.seconds:
-            self.stopped = "the budget ended"
+        if self.budget.spent(self.iterations, time.monotonic() - self.started):
+            self.stopped = SPENT
         if not self.progress(self.iterations, self.total, f"matching loss {self.least:.2e}"):
             self.stopped = INTERRUPTED
 

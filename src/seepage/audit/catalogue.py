@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from seepage.attacks.auto import Auto
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.attacks.inverter import load_inverter
 from seepage.attacks.matching import dlg, idlg, ig, refined
 from seepage.attacks.prism import PRISM

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import build_attack, build_defense, build_rule
 from seepage.audit.run import Audit
 from seepage.data.sources import Dataset, load_dataset

@@ -8,7 +8,7 @@ import torch
 import typer
 
 import seepage
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import ATTACKS, build_attack, build_defense, build_rule
 from seepage.audit.findings import findings_schema
 from seepage.audit.preflight import inspect_network

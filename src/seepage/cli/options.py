@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-from seepage.attacks.disaggregation import Budget
+from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import DEFENSES, RULES
 from seepage.errors import InputError
 from seepage.types import ThreatModel

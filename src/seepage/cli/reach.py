@@ -50,9 +50,9 @@ def _row(reach: Reach, *, layers: int, units: int, batch_size: int) -> tuple[str
 def print_rule(rule: UpdateRule) -> None:
     """What the rule takes from the figures, which are those of a plain gradient."""
     if rule.is_gradient:
-        words = "a plain gradient: a certificate can rest on a replay; the figures above hold"
+        words = "a plain gradient, as all figures are measured on: a certificate can rest on a replay"
     else:
-        words = f"{_TRACES[rule.traces]}; the figures above are of fedsgd and are at best a bound"
+        words = f"{_TRACES[rule.traces]}; figures are measured on fedsgd and are at best a bound"
     clients = getattr(rule, "clients", 1)
     whole = f" The batch size is that of all {clients} clients together." if clients > 1 else ""
     out.print(f"rule {rule.name}: {words}.{whole}", markup=False, soft_wrap=True)
