@@ -211,6 +211,7 @@ def write(rows: list[Row]) -> None:
     """The page: shares exact and certified, and how many batches each cell rests on."""
     run = {row.b for row in rows}
     patient = sum(row.budget > SECONDS[row.b] * SOURCES[row.data].slower for row in rows)
+    longer = f"; {patient} batches had longer" if patient else ""
     parts = [
         "# Phase diagram: share of examples exact over b and m / b\n\n"
         "Command: `OMP_NUM_THREADS=1 python benchmarks/phase.py`, in parts (`--data`, `--sizes`, `--attacks`, "
@@ -220,7 +221,7 @@ def write(rows: list[Row]) -> None:
         "share of all examples exact, then share certified where that differs, then the number of batches. `-`: not "
         "run. Every run is counted. Each batch had "
         + ", ".join(f"{seconds:.0f} s at b = {b}" for b, seconds in SECONDS.items() if b in run)
-        + f" (times 1.5 at 64 pixels, 3 at 224; {patient} batches three times that) of one thread of a busy machine "
+        + f" (times 1.5 at 64 pixels, 3 at 224{longer}) of one thread of a busy machine "
         f"({platform.machine()}, "
         f"{os.cpu_count()} cores shared with other work, torch {torch.__version__}, CPU only): a low share can mean "
         f"that time was up. Batches above {max(run)} were left out for want of time: [prism.md](prism.md) has some. "
