@@ -83,14 +83,8 @@ def table(  # noqa: PLR0917 - a table's axes
     skew: float = 0.0,
 ) -> list[Row]:
     """One row a method: means over all networks and batches; a failed run scores as no labels at all."""
-    sums = no_sums()
-    bounds = (data[0].amin(), data[0].amax())  # what is public of the data: the range of all of them
-    for index, net in enumerate(nets):
-        for inputs, labels in draws(data, examples, batches, index, skew):
-            observation = observe(net, inputs, labels, bounds, known=known)
-            for name, attack in methods.items():
-                add(sums, name, score(attack, observation, labels))
-    return mean_rows(title, sums, len(nets), batches)
+    heads = [(net, data[0]) for net in nets]
+    return several(title, heads, data[1], examples, batches, methods, known=known, skew=skew)
 
 
 def several(  # noqa: PLR0917
@@ -100,13 +94,16 @@ def several(  # noqa: PLR0917
     examples: int,
     batches: int,
     methods: Mapping[str, Attack],
+    *,
+    known: bool = True,
+    skew: float = 0.0,
 ) -> list[Row]:
     """One table over networks that each have embeddings of their own; batch j of network i has seed 1000 i + j."""
     sums = no_sums()
     for index, (net, inputs) in enumerate(heads):
-        bounds = (inputs.amin(), inputs.amax())
-        for some, true in draws((inputs, labels), examples, batches, index, 0.0):
-            observation = observe(net, some, true, bounds, known=True)
+        bounds = (inputs.amin(), inputs.amax())  # what is public of the data: the range of all of them
+        for some, true in draws((inputs, labels), examples, batches, index, skew):
+            observation = observe(net, some, true, bounds, known=known)
             for name, attack in methods.items():
                 add(sums, name, score(attack, observation, true))
     return mean_rows(title, sums, len(heads), batches)
