@@ -139,8 +139,8 @@ def run(
     if not variant.unit_rows:
         mixture = replace(mixture, L=mixture.factors.left[mixture.awake])
     chance = torch.Generator().manual_seed(seed)
-    found = Found(directions=mixture.L.new_zeros(0, mixture.batch_size), zeros=torch.zeros(0, dtype=torch.int64))
-    nothing = Found(directions=found.directions, zeros=found.zeros)
+    found = Found.nothing(mixture.L)
+    nothing = Found.nothing(mixture.L)
     unmixing = Unmixing(bank=variant.bank, contrast=variant.contrast, shape=shape, samples=32_768)
     known: list[int] = []
     likeness, started = 0.0, time.monotonic()

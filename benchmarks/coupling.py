@@ -66,14 +66,9 @@ def prepared(batch_size: int, width: int, seed: int) -> tuple[Mixture, Tensor]:
     return mixture, expected
 
 
-def nothing(mixture: Mixture) -> Found:
-    """No direction yet."""
-    return Found(directions=mixture.L.new_zeros(0, mixture.batch_size), zeros=torch.zeros(0, dtype=torch.int64))
-
-
 def turns(variant: Variant, mixture: Mixture, expected: Tensor, seed: int) -> tuple[list[int], float]:
     """Directions known after each turn, and the processor's seconds."""
-    chance, found = torch.Generator().manual_seed(seed), nothing(mixture)
+    chance, found = torch.Generator().manual_seed(seed), Found.nothing(mixture.L)
     known: list[int] = []
     arm = CoupledSearch(expected=expected if variant.expected else None, descent=variant.descent)
     started = time.process_time()
@@ -88,7 +83,7 @@ def turns(variant: Variant, mixture: Mixture, expected: Tensor, seed: int) -> tu
 
 
 def _undeflated(variant: Variant, mixture: Mixture, found: Found, expected: Tensor, chance: torch.Generator) -> Tensor:
-    U, H = mixture.white, heights(mixture, nothing(mixture))
+    U, H = mixture.white, heights(mixture, Found.nothing(mixture.L))
     starts = U[torch.randperm(len(U), generator=chance)[: min(max(mixture.batch_size, 128), 256)]]
     errors = 0.5 * 2**0.5 * expected[torch.arange(len(starts)) % len(expected)]
     starts = starts * (starts * (errors @ U)).sum(dim=1, keepdim=True).sign()
@@ -101,7 +96,7 @@ def _undeflated(variant: Variant, mixture: Mixture, found: Found, expected: Tens
 
 def sphere(mixture: Mixture, seed: int) -> tuple[list[int], float]:
     """The same of the search on zeros alone (SPEAR++)."""
-    chance, found = torch.Generator().manual_seed(seed), nothing(mixture)
+    chance, found = torch.Generator().manual_seed(seed), Found.nothing(mixture.L)
     known: list[int] = []
     started = time.process_time()
     while len(known) < TURNS:

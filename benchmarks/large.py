@@ -30,7 +30,7 @@ def timed(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
 
 def found_among(mixture: Mixture, directions: Tensor) -> tuple[int, float]:
     """How many are accepted, and the seconds of that."""
-    found = Found(directions=mixture.L.new_zeros(0, mixture.batch_size), zeros=torch.zeros(0, dtype=torch.int64))
+    found = Found.nothing(mixture.L)
     _, seconds = timed(lambda: torch.tensor(accept(mixture, found, directions)))
     return len(found), seconds
 
@@ -39,7 +39,7 @@ def first_turn(batch_size: int, width: int, shape: tuple[int, ...]) -> str:
     """One row: the first turn of PRISM's first arm, part by part."""
     dataset = load(Cell(attack=prism, batch_size=batch_size, network="", source=CIFAR))
     mixture, truth = mixture_of(dataset, batch_size, width, 0)
-    nothing = Found(directions=mixture.L.new_zeros(0, batch_size), zeros=torch.zeros(0, dtype=torch.int64))
+    nothing = Found.nothing(mixture.L)
     attack = PRISM()
     arm = Unmixing(bank=attack.filters[0], contrast=attack.contrasts[0], shape=shape, samples=attack.samples)
     chance = torch.Generator().manual_seed(0)

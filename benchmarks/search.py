@@ -63,11 +63,6 @@ def mixed(layer: ReLULayer, seed: int) -> Mixture:
     return mixture
 
 
-def nothing(mixture: Mixture) -> Found:
-    """No directions yet."""
-    return Found(directions=mixture.L.new_zeros(0, mixture.batch_size), zeros=torch.zeros(0, dtype=torch.int64))
-
-
 def first_round(mixture: Mixture, loss: SparsityLoss, optimizer: SphereOptimizer, seed: int) -> tuple[int, float]:
     """Different directions, accepted, from one round of starts at rows of ``L``; and seconds of the descent."""
     U = mixture.white
@@ -75,7 +70,7 @@ def first_round(mixture: Mixture, loss: SparsityLoss, optimizer: SphereOptimizer
     started = time.perf_counter()
     ends = sparse_directions(U, U[rows], loss=loss, optimizer=optimizer)
     seconds = time.perf_counter() - started
-    found = nothing(mixture)
+    found = Found.nothing(mixture.L)
     accept(mixture, found, round_ends(mixture, found, ends))
     return len(found), seconds
 
@@ -91,7 +86,7 @@ def timed(work: Callable[[], object]) -> float:
 def parts(dataset: Dataset, batch_size: int, width: int) -> str:
     """One row: seconds of each part of a whole inversion, and of the floor, the factors and ``b`` kernels."""
     seen, layer = observe(dataset, batch_size, width, 0)
-    mixture, found = mixed(layer, 0), nothing(mixed(layer, 0))
+    mixture, found = mixed(layer, 0), Found.nothing(mixed(layer, 0).L)
     chance = torch.Generator().manual_seed(0)
     search = rounding = 0.0
     proposals = SPEARPlusPlus().propose(mixture, found, chance)

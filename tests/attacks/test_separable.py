@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 from seepage.attacks.auto import Auto
 from seepage.attacks.budget import Budget
-from seepage.attacks.found import Found
+from seepage.attacks.found import Found, Kept
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.separable import separable_share
@@ -103,20 +103,25 @@ def test_directions_set_aside_come_out_at_the_end_where_a_pruned_layer_makes_the
     assert float(nearest.values.max()) < 1e-3
 
 
+def pinned(directions: torch.Tensor, zeros: int) -> Kept:
+    count = len(directions)
+    return Kept(directions=directions, zeros=torch.full((count,), zeros), leverage=torch.full((count,), 0.5))
+
+
 def test_a_combination_of_what_is_found_passes_for_no_example() -> None:
     chance = torch.Generator().manual_seed(0)
     true = normalize(torch.randn(6, 6, generator=chance, dtype=torch.float64), dim=1)
-    found = Found(directions=true[:0], zeros=torch.zeros(0, dtype=torch.int64))
+    found = Found.nothing(true)
     apart = torch.full((1,), 1e-4, dtype=torch.float64)
     for direction in true[:4]:
-        found.add(direction[None], torch.tensor([30]), apart=apart)
+        found.add(pinned(direction[None], 30), apart=apart)
     combination = true[0] - 0.8 * true[1] + 1e-5 * true[5]  # rounding left some of an example that is missing
-    found.add((combination / combination.norm())[None], torch.tensor([50]), apart=apart)
+    found.add(pinned((combination / combination.norm())[None], 50), apart=apart)
     assert len(found) == 4
     assert len(found.spare) == 1
     assert found.accepted == 5
-    found.add(true[4:], torch.tensor([30, 30]), apart=apart.expand(2))
+    found.add(pinned(true[4:], 30), apart=apart.expand(2))
     assert bool((found.directions == true).all())
-    directions, zeros = found.pool()
-    assert directions.shape == (7, 6)
-    assert zeros.tolist() == [30] * 6 + [50]
+    pool = found.pool()
+    assert pool.directions.shape == (7, 6)
+    assert pool.zeros.tolist() == [30] * 6 + [50]

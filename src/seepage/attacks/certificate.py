@@ -29,7 +29,7 @@ from seepage.attacks.recomputed import Batch, update_gap, within_rounding
 from seepage.attacks.relulayer import ReLULayer
 from seepage.types import Observation
 
-__all__ = ["Agreement", "Replay", "agree", "replay", "scale_is_known", "undisturbed"]
+__all__ = ["Agreement", "Replay", "agree", "explains_all", "replay", "scale_is_known", "undisturbed"]
 
 _ERRORS_AT_ONCE = 2048  # replayed in one pass, examples times labels: each pass reads all weights
 _CHANCE = 1e-5  # that a true example has more errors below the tolerance than are forgiven
@@ -137,6 +137,11 @@ def scale_is_known(found: Replay, *, sure: Tensor, tolerance: Tensor, sizes: Seq
     if bool((found.elsewhere[sure] > _TELLING * tolerance[sure]).any()):
         return True
     return any(bool(((found.weights[sure] * size - 1).abs() <= _SHARE).all()) for size in sizes)
+
+
+def explains_all(found: Replay, *, sure: Tensor) -> bool:
+    """Whether all replayed examples are ``sure [k]`` bool, and together the whole update and the whole loss."""
+    return bool(sure.all()) and found.update_residual <= _WHOLE and abs(float(found.weights.sum()) - 1) <= _WHOLE
 
 
 def replay(

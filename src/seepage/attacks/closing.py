@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from seepage.attacks.certificate import Replay, agree, replay, scale_is_known, undisturbed
+from seepage.attacks.certificate import Replay, agree, explains_all, replay, scale_is_known, undisturbed
 from seepage.attacks.directions import least_apart
-from seepage.attacks.found import Found, outside
+from seepage.attacks.found import Found, Kept, outside
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.warrant import unwarranted
 from seepage.linalg.nullspace import zero_mask
 from seepage.types import Observation
 
-__all__ = ["Solution", "better", "choose"]
+__all__ = ["MOST_SWAPS", "Solution", "better", "choose"]
 
 _INPUT_TOLERANCES = (3e-7, 3e-4)  # relative: every digit of Adult's largest numbers; half a grey level of 8 bits
 _REPLAY_TOLERANCE = 1e-4  # relative, more where the error itself is known less well; still pixel-identical
@@ -25,7 +25,7 @@ _ABOVE_ROUNDING = 20.0  # true examples were seen at 7 to 10 times the rounding 
 _NO_AGREEMENT = "no example agrees with the units it switches off"
 _OTHER_BIAS = "the bias gradient does not fit the weight gradient: entries of the update were dropped or changed"
 _NO_SCALE = "nothing but the bias gradient tells the scale of the inputs, and the update is not their gradient"
-_MOST_SWAPS = 256  # each costs a pass of all inputs through the layer
+MOST_SWAPS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,7 @@ class Solution:
         errors: ``[b, m]`` float64, the disaggregated ``dZ``.
         score: ``[b]`` share of units where zeros and switched-off units agree.
         evident: ``[b]`` bool: a true example, however rough.
+        firm: ``[b]`` bool: evident though directions that are not *pinned* may be wrong.
         input_error: ``[b]`` how uncertain rounding or noise of the update leaves the input, as a share of its root mean
             square.
         tolerance: the error above which an input is too rough to be called exact.
@@ -48,6 +49,7 @@ class Solution:
     errors: Tensor
     score: Tensor
     evident: Tensor
+    firm: Tensor
     input_error: Tensor
     tolerance: float
     error_tol: Tensor
@@ -65,7 +67,13 @@ class Solution:
 
 
 def choose(
-    mixture: Mixture, observation: Observation, found: Found, generator: torch.Generator, *, aside: bool = False
+    mixture: Mixture,
+    observation: Observation,
+    found: Found,
+    generator: torch.Generator,
+    *,
+    aside: bool = False,
+    swaps: int = MOST_SWAPS,
 ) -> Solution | None:
     """Greedy sparsest independent directions, then swaps that raise the worst score (SPEAR, section 4.3).
 
@@ -75,16 +83,17 @@ def choose(
         found: what to choose from.
         generator: draws variants of examples within rounding.
         aside: whether those set aside are chosen from as well.
+        swaps: to try at most; each costs a pass of all inputs through the layer.
 
     Returns:
         ``None`` if the directions cannot explain the bias gradient.
     """
-    chosen, known, spare = _greedy(mixture, *found.pool(aside=aside))
-    solution = _close(mixture, chosen, known)
+    chosen, spare = _greedy(mixture, found.pool(aside=aside))
+    solution = _close(mixture, chosen)
     if solution is None:
         return None
     if not bool(solution.evident.all()) and len(spare):
-        solution = _swap(mixture, chosen, known, spare, solution)
+        solution = _swap(mixture, chosen, spare, solution, swaps)
     if mixture.noisy:  # all is rough
         return replace(solution, tolerance=-1.0, replayed="the update is noised")
     solution = replace(solution, tolerance=_INPUT_TOLERANCES[len(observation.input_shape) > 1])
@@ -103,47 +112,64 @@ def better(before: Solution | None, after: Solution | None) -> Solution | None:
     return before if proved[0] > proved[1] else after
 
 
-def _swap(mixture: Mixture, chosen: Tensor, known: Tensor, spare: Tensor, solution: Solution) -> Solution:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """Directions ``[b, b]`` for a whole batch; ``[b]`` bool: which were found, and which of these are pinned."""
+
+    directions: Tensor
+    known: Tensor
+    pinned: Tensor
+
+    def exchanged(self, position: int, other: Kept) -> "_Chosen":
+        directions, known, pinned = self.directions.clone(), self.known.clone(), self.pinned.clone()
+        directions[position], known[position], pinned[position] = other.directions[0], True, other.pinned[0]
+        return _Chosen(directions=directions, known=known, pinned=pinned)
+
+
+def _swap(mixture: Mixture, chosen: _Chosen, spare: Kept, solution: Solution, most: int) -> Solution:
     """Directions of examples in doubt exchanged for those left over, as long as that explains more units."""
     tried = 0
     for position in solution.score.argsort().tolist():
-        for candidate in spare:
-            if tried == _MOST_SWAPS or bool(solution.evident.all()):
+        for index in range(len(spare)):
+            if tried == most or bool(solution.evident.all()):
                 return solution
-            trial, trial_known = chosen.clone(), known.clone()
-            trial[position], trial_known[position] = candidate, True
-            if float(torch.linalg.svdvals(trial)[-1]) < 1e-8:
+            trial = chosen.exchanged(position, spare.at(slice(index, index + 1)))
+            if float(torch.linalg.svdvals(trial.directions)[-1]) < 1e-8:
                 continue
             tried += 1
-            rival = _close(mixture, trial, trial_known)
+            rival = _close(mixture, trial)
             if rival is not None and float(rival.score.sum()) > float(solution.score.sum()):
-                chosen, known, solution = trial, trial_known, rival
+                chosen, solution = trial, rival
     return solution
 
 
-def _greedy(mixture: Mixture, pool: Tensor, zeros: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Independent directions ``[b, b]``, most zeros first, filled up from the complement; which were found; rest."""
-    b, apart = mixture.batch_size, least_apart(mixture, pool).tolist()
-    basis = pool.new_zeros(0, b)
+def _greedy(mixture: Mixture, pool: Kept) -> tuple[_Chosen, Kept]:
+    """Independent directions, pinned ones and most zeros first, filled up from the complement; and the rest."""
+    b, apart = mixture.batch_size, least_apart(mixture, pool.directions).tolist()
+    basis = pool.directions.new_zeros(0, b)
     chosen: list[int] = []
     spare: list[int] = []
-    for index in zeros.argsort(descending=True, stable=True).tolist():
-        rest = outside(basis, pool[index])
+    rank = pool.zeros + (int(pool.zeros.max()) + 1 if len(pool) else 0) * pool.pinned
+    for index in rank.argsort(descending=True, stable=True).tolist():
+        rest = outside(basis, pool.directions[index])
         if len(chosen) < b and float(rest.norm()) > apart[index]:
             basis = torch.cat([basis, (rest / rest.norm())[None]])
             chosen.append(index)
         else:
             spare.append(index)
-    directions = pool[chosen]
-    known = torch.arange(b, device=directions.device) < len(chosen)
+    first = pool.at(torch.tensor(chosen, dtype=torch.int64))
+    directions = first.directions
     if len(chosen) < b:
         directions = torch.cat([directions, torch.linalg.svd(directions, full_matrices=True).Vh[len(chosen) :]])
-    return directions, known, pool[spare]
+    known = torch.arange(b) < len(chosen)
+    pinned = torch.cat([first.pinned, known[len(chosen) :]])
+    whole = _Chosen(directions=directions, known=known.to(directions.device), pinned=pinned.to(directions.device))
+    return whole, pool.at(torch.tensor(spare, dtype=torch.int64))
 
 
-def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | None:
-    """Scales from ``gb = L Q s``, inputs from ``X = Q^-1 R``, and facts 1 to 3; ``known [b]`` directions are pinned."""
-    factors, layer = mixture.factors, mixture.layer
+def _close(mixture: Mixture, chosen: _Chosen) -> Solution | None:
+    """Scales from ``gb = L Q s``, inputs from ``X = Q^-1 R``, and facts 1 to 3."""
+    factors, layer, directions = mixture.factors, mixture.layer, chosen.directions
     columns = factors.left @ directions.T  # [m, b]
     scales = torch.linalg.lstsq(columns, layer.bias_gradient.double()[:, None]).solution.flatten()
     if not bool((scales.abs() > 1e-12 * scales.abs().max()).all()):
@@ -154,14 +180,18 @@ def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | No
         return None
     tols = mixture.zero_tols(directions)
     agreement = agree(errors, mixture.preactivations(inputs), zero_tol=tols, margin=mixture.height_tol)
-    evident = agreement.holds & known
-    evident &= undisturbed(zero_mask(mixture.L, directions, zero_tol=tols), doubtful=~evident)
+    zeros = zero_mask(mixture.L, directions, zero_tol=tols)
+    evident, firm = (
+        true & undisturbed(zeros, doubtful=~true)
+        for true in (agreement.holds & chosen.known, agreement.holds & chosen.pinned)
+    )
     explained = mixture.noisy or mixture.explains_bias(errors)
     return Solution(
         inputs=inputs,
         errors=errors,
         score=agreement.score,
         evident=evident & explained,
+        firm=firm & explained,
         input_error=mixture.error_of_inputs(directions.T * scales, inputs),
         tolerance=_INPUT_TOLERANCES[0],
         error_tol=tols,
@@ -171,18 +201,23 @@ def _close(mixture: Mixture, directions: Tensor, known: Tensor) -> Solution | No
 
 def _ask_replay(observation: Observation, mixture: Mixture, solution: Solution, generator: torch.Generator) -> Solution:
     if not bool(solution.certified.any()):
-        return solution
+        return replace(solution, evident=solution.firm)
     replayed = replay(observation, mixture.layer, solution.inputs, solution.errors, generator=generator)
     evident = solution.evident
     if isinstance(replayed, Replay):
         tolerance = _replay_tolerance(mixture, solution)
-        evident = evident & ((replayed.residual <= tolerance) | solution.rough)
+        same = replayed.residual <= tolerance
+        evident = evident & (same | solution.rough)
+        if not (bool((same & ~solution.rough)[~solution.firm].all()) and explains_all(replayed, sure=evident)):
+            evident = evident & solution.firm
         announced = observation.latest.batch_size
         sizes = (mixture.batch_size,) if announced is None else (announced,)
         if not scale_is_known(replayed, sure=evident & ~solution.rough, tolerance=tolerance, sizes=sizes):
             evident, replayed = torch.zeros_like(evident), _NO_SCALE
     elif (doubt := unwarranted(observation, mixture)) is not None:
         evident, replayed = torch.zeros_like(evident), f"{replayed}, and {doubt}"
+    else:
+        evident = solution.firm
     return replace(solution, replayed=replayed, evident=evident)
 
 

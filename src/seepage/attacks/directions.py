@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from seepage.attacks.found import Found
+from seepage.attacks.found import Found, Kept
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.separable import separable_share
-from seepage.linalg.nullspace import merge_directions, pinned, zero_mask
+from seepage.linalg.nullspace import largest_leverage, merge_directions, zero_mask
 from seepage.linalg.rounding import least_directions, refine_directions, robust_null_directions
 
 __all__ = [
@@ -23,7 +23,6 @@ _EXACT_SHARE = 0.98  # of loose zeros that are zeros already, above which a prop
 # Columns of similar examples are nearly parallel: only copies may be merged. Cosines of copies:
 _SAME_PROPOSAL = 1 - 1e-6
 _SAME_DIRECTION = 1 - 1e-9
-_MOST_REFUSED = 4096  # remembered; each candidate is compared with all of them
 _INDEPENDENT = 1e-7  # part of a unit direction outside of others,
 _OWN_ROUNDING = 0.25  # the same as a share of its zero tolerance, of which rounding is a twelfth,
 _COPY, _MOST_APART = 5.0, 0.1  # and under noise, times the zero tolerance
@@ -51,20 +50,22 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     zeros = zero_mask(mixture.L, directions, zero_tol=mixture.zero_tols(directions))
     keep = zeros.sum(dim=1) >= mixture.least_zeros
     directions, zeros = directions[keep], zeros[keep]
-    refused = found.refused.reshape(-1, directions.shape[1]).to(directions)
-    keep = merge_directions(directions, torch.cat([found.pool()[0], refused]), coherence=_SAME_DIRECTION)
+    seen = torch.cat([found.pool().directions, found.narrow.directions, found.refused])
+    keep = merge_directions(directions, seen, coherence=_SAME_DIRECTION)
     directions, zeros = directions[keep], zeros[keep]
-    keep = pinned(mixture.L, zeros, rank_tol=mixture.rank_tol)
-    if mixture.layer.gated and not mixture.noisy:
-        inseparable = keep.clone()
-        inseparable[keep] = separable_share(mixture, directions[keep]) < _SEPARABLE
-        found.aside.add(directions[inseparable], zeros[inseparable].sum(dim=1))
-        keep &= ~inseparable
-    found.refused = torch.cat([refused, directions[~keep]])[-_MOST_REFUSED:]
-    found.rejected += int((~keep).sum())
-    directions = directions[keep]
-    found.add(directions, zeros[keep].sum(dim=1).cpu(), apart=least_apart(mixture, directions))
-    return bool(keep.any())
+    leverage = largest_leverage(mixture.L, zeros, rank_tol=mixture.rank_tol)
+    kept = Kept(directions=directions, zeros=zeros.sum(dim=1).cpu(), leverage=leverage.cpu())
+    keep = kept.pinned
+    if mixture.explained:
+        determined = leverage.isfinite()
+        inseparable = determined.clone()
+        inseparable[determined] = separable_share(mixture, directions[determined]) < _SEPARABLE
+        found.set_aside(kept.at(inseparable.cpu() & kept.pinned))
+        keep = (determined & ~inseparable).cpu()
+    found.refuse(kept.at(~keep).directions)
+    kept = kept.at(keep)
+    found.add(kept, apart=least_apart(mixture, kept.directions))
+    return len(kept) > 0
 
 
 def least_apart(mixture: Mixture, directions: Tensor) -> Tensor:

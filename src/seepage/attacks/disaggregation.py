@@ -8,7 +8,7 @@ import time
 import torch
 
 from seepage.attacks.budget import SPENT, Budget
-from seepage.attacks.closing import Solution, better, choose
+from seepage.attacks.closing import MOST_SWAPS, Solution, better, choose
 from seepage.attacks.conclusion import conclude
 from seepage.attacks.directions import accept, complete
 from seepage.attacks.found import Found, Proposals, Proposer
@@ -45,7 +45,7 @@ def disaggregate(
     search = _Search(mixture, observation, generator)
     stopped = search.run(propose, budget=budget, progress=progress, patience=patience)
     if stopped != INTERRUPTED:
-        search.ask_those_aside()
+        search.choose_again()
     return conclude(
         mixture,
         observation,
@@ -62,8 +62,7 @@ class _Search:
 
     def __init__(self, mixture: Mixture, observation: Observation, generator: torch.Generator) -> None:
         self.mixture, self.observation, self.generator = mixture, observation, generator
-        b = mixture.batch_size
-        self.found = Found(directions=mixture.L.new_zeros(0, b), zeros=torch.zeros(0, dtype=torch.int64))
+        self.found = Found.nothing(mixture.L)
         self.solution: Solution | None = None
         self.cost = 0
         self.enough_at: int | None = None
@@ -85,15 +84,14 @@ class _Search:
             else:
                 continue
             break
-        if self.solution is None and len(self.found):
-            self.solution = choose(self.mixture, self.observation, self.found, self.generator)
+        if self.solution is None and self.found.accepted:
+            self._choose()
         return stopped
 
-    def ask_those_aside(self) -> None:
-        """A last choice among all pinned directions, for batches that came out in part."""
-        if len(self.found.aside) and not self._evident:
-            again = choose(self.mixture, self.observation, self.found, self.generator, aside=True)
-            self.solution = better(self.solution, again)
+    def choose_again(self) -> None:
+        """A last choice among all directions that there are, for batches that came out in part."""
+        if (len(self.found.aside) or len(self.found.narrow)) and not self._evident:
+            self._choose(aside=True)
 
     def _take(self, proposals: Proposals) -> None:
         mixture, found = self.mixture, self.found
@@ -103,7 +101,13 @@ class _Search:
             complete(mixture, found, self.generator)
         if grown and len(found) >= mixture.batch_size:
             self.enough_at = self.enough_at or self.cost
-            self.solution = better(self.solution, choose(mixture, self.observation, found, self.generator))
+            self._choose()
+        elif grown and len(found) + len(found.narrow) >= mixture.batch_size:
+            self._choose(swaps=0)
+
+    def _choose(self, *, aside: bool = False, swaps: int = MOST_SWAPS) -> None:
+        new = choose(self.mixture, self.observation, self.found, self.generator, aside=aside, swaps=swaps)
+        self.solution = better(self.solution, new)
 
     @property
     def _evident(self) -> bool:

@@ -56,6 +56,11 @@ class Mixture:
         """Whether the gradient carries noise above rounding: what comes out is then an estimate, however good."""
         return self.factors.spread > 0
 
+    @property
+    def explained(self) -> bool:
+        """Whether zeros have to be the units that one input switches off; noise and pruning leave others."""
+        return self.layer.gated and not self.noisy
+
     def zero_tols(self, directions: Tensor) -> Tensor:
         """The zero tolerance of each of ``directions [k, b]``, ``[k]``: what rounding does to its zeros, with a margin.
 
@@ -171,8 +176,16 @@ def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> 
         height=height[awake],
         zero_tol=zero_tol,
         loose_tol=4 * zero_tol if factors.spread else max(zero_tol, 1e-3),
-        least_zeros=max(share, math.ceil((factors.rank - 1) / MOST_LEVERAGE)),
+        least_zeros=max(share, _fewest_zeros(factors, layer)),
     )
+
+
+def _fewest_zeros(factors: LowRank, layer: ReLULayer) -> int:
+    """One more than any direction can be given; where nothing else is asked of it, as many as it takes to be pinned."""
+    others = factors.rank - 1
+    if others and layer.gated and not factors.spread:
+        return others + 1
+    return math.ceil(others / MOST_LEVERAGE)
 
 
 def _zero_tolerance(factors: LowRank) -> float:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 __all__ = [
     "MOST_LEVERAGE",
+    "largest_leverage",
     "merge_directions",
     "pinned",
     "sampled_null_directions",
@@ -81,6 +82,17 @@ def merge_directions(directions: Tensor, known: Tensor, *, coherence: float) -> 
 def pinned(L: Tensor, zeros: Tensor, *, rank_tol: float, most_leverage: float = MOST_LEVERAGE) -> Tensor:
     """Whether a direction's zero rows determine it with rows to spare, so that it is no combination of true columns.
 
+    As :func:`largest_leverage`, with ``most_leverage`` as the limit.
+
+    Returns:
+        ``[k]`` bool.
+    """
+    return largest_leverage(L, zeros, rank_tol=rank_tol) <= most_leverage
+
+
+def largest_leverage(L: Tensor, zeros: Tensor, *, rank_tol: float) -> Tensor:
+    """How much a direction hangs on one of its zero rows: 1 if without it another direction would do as well.
+
     A combination of ``t >= 2`` true columns vanishes where all of them do, and by accident on at most ``t - 1`` further
     rows of a generic batch. On the common rows all ``t`` columns vanish, so a space of ``t - 1`` dimensions is seen by
     the accidents alone: their leverages add up to at least ``t - 1``. If no zero row has a leverage above ``c``, there
@@ -91,15 +103,14 @@ def pinned(L: Tensor, zeros: Tensor, *, rank_tol: float, most_leverage: float = 
         zeros: ``[k, m]`` bool.
         rank_tol: the zero rows leave one direction if their second-smallest singular value exceeds this share of the
             largest.
-        most_leverage: ``c``; the smaller, the more accidents it would take.
 
     Returns:
-        ``[k]`` bool.
+        ``[k]`` in [0, 1], infinite where the zero rows leave more than one direction.
     """
     b = L.shape[1]
     if b == 1:  # a single direction has no rival
-        return torch.ones(len(zeros), dtype=torch.bool, device=L.device)
-    answers = [torch.zeros(0, dtype=torch.bool, device=L.device)]
+        return torch.zeros(len(zeros), dtype=L.dtype, device=L.device)
+    answers = [torch.zeros(0, dtype=L.dtype, device=L.device)]
     for part in torch.split(zeros, max(1, _ENTRIES_AT_ONCE // L.numel())):
         most = max(int(part.sum(dim=1).max()), 1) if len(part) else 1
         chosen = part.to(torch.int8).topk(most, dim=1)  # zero rows first; of fewer than most, others follow
@@ -108,5 +119,5 @@ def pinned(L: Tensor, zeros: Tensor, *, rank_tol: float, most_leverage: float = 
         determined = squares[:, 1] > rank_tol**2 * squares[:, -1]
         scaled = vectors[:, :, 1:] * squares[:, None, 1:].clamp_min(1e-300).rsqrt()
         leverage = (rows @ scaled).square().sum(dim=2)  # [step, most]
-        answers.append(determined & (leverage.amax(dim=1) <= most_leverage))
+        answers.append(leverage.amax(dim=1).where(determined, torch.inf))
     return torch.cat(answers)
