@@ -244,6 +244,7 @@ def solution(certified: int, score: float = 0.5) -> Solution:
         errors=torch.zeros(4, 3, dtype=torch.float64),
         score=torch.full((4,), score, dtype=torch.float64),
         evident=torch.arange(4) < certified,
+        firm=torch.arange(4) < certified,
         input_error=torch.zeros(4, dtype=torch.float64),
         tolerance=1e-3,
         error_tol=torch.full((4,), 1e-6, dtype=torch.float64),
