@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE, PAGE = RESULTS / "phase.csv", RESULTS / "phase.md"
 FIGURE = ROOT / "docs" / "figures" / "prism-phase.svg"
 ATTACKS = {"SPEAR++": spearpp, "Unmixing alone": unmixing, "Coupling alone": coupling, "PRISM": prism}
-RATIOS = (2, 3, 4, 5, 6, 8, 12, 20)
+RATIOS = (2, 2.5, 3, 4, 5, 6, 8, 12, 20)
 SECONDS = {16: 4.0, 32: 5.0, 64: 8.0, 100: 12.0, 160: 25.0, 210: 40.0, 256: 120.0, 512: 900.0}  # of one thread
 
 
@@ -39,7 +39,7 @@ class Source:
     title: str
     path: str
     sizes: tuple[int, ...]
-    ratios: tuple[int, ...] = RATIOS
+    ratios: tuple[float, ...] = RATIOS
     size: int | None = None
     slower: float = 1.0
     seeds: int = 3
@@ -55,7 +55,7 @@ SOURCES = {
         title="ImageNet at 224",
         path="imagenet224/images",
         sizes=(16, 32, 64),
-        ratios=(3, 4, 6, 8),
+        ratios=(2.5, 3, 4, 6, 8),
         slower=3.0,
     ),
     "adult": Source(title="a table (Adult)", path="tabular/adult.test", sizes=(16, 32), seeds=5),
@@ -85,7 +85,7 @@ class Row:
 
 
 def wanted(
-    names: list[str], sizes: list[int], ratios: list[int], attacks: list[str], seeds: int
+    names: list[str], sizes: list[int], ratios: list[float], attacks: list[str], seeds: int
 ) -> Iterator[tuple[str, str, int, int, int]]:
     """Keys of the runs, whole grids first: a seed after the other."""
     for seed in range(seeds):
@@ -94,7 +94,7 @@ def wanted(
             for b in (b for b in source.sizes if b in sizes and seed < source.seeds):
                 for ratio in (ratio for ratio in source.ratios if ratio in ratios):
                     for attack in attacks:
-                        yield name, attack, b, ratio * b, seed
+                        yield name, attack, b, round(ratio * b), seed
 
 
 def measure(key: tuple[str, str, int, int, int], patience: float = 1.0) -> Row:
@@ -187,7 +187,7 @@ def draw(rows: list[Row], path: Path) -> None:
             values = torch.full((len(sizes[name]), len(RATIOS)), torch.nan)
             for i, b in enumerate(sizes[name]):
                 for j, ratio in enumerate(RATIOS):
-                    cell = [row for row in rows if (row.data, row.attack, row.b, row.m) == (name, attack, b, ratio * b)]
+                    cell = [row for row in rows if (row.data, row.attack, row.b, row.m) == (name, attack, b, round(ratio * b))]
                     if cell:
                         values[i, j] = share(cell, "exact")
                         text = f"{float(values[i, j]):.2f}".rstrip("0").rstrip(".")
@@ -195,7 +195,7 @@ def draw(rows: list[Row], path: Path) -> None:
                         panel.text(j, i, text, ha="center", va="center", color=tone, fontsize=9)
             image = panel.imshow(values, vmin=0, vmax=1, cmap=colours, aspect="auto")
             panel.set_title(f"{attack}, {SOURCES[name].title}", fontsize=10)
-            panel.set_xticks(range(len(RATIOS)), [str(ratio) for ratio in RATIOS])
+            panel.set_xticks(range(len(RATIOS)), [f"{ratio:g}" for ratio in RATIOS])
             panel.set_yticks(range(len(sizes[name])), [str(b) for b in sizes[name]])
             panel.tick_params(length=0)
             panel.set_xlabel("units of the first layer for each example, m / b", fontsize=9)
@@ -235,10 +235,10 @@ def write(rows: list[Row]) -> None:
             mine = [row for row in rows if row.data == name and row.attack == attack]
             if not mine:
                 continue
-            parts.append(f"\n## {attack}, {source.title}\n\n| b | " + " | ".join(f"m / b = {r}" for r in RATIOS))
+            parts.append(f"\n## {attack}, {source.title}\n\n| b | " + " | ".join(f"m / b = {r:g}" for r in RATIOS))
             parts.append(" | median s |\n|--:|" + "--:|" * (len(RATIOS) + 1) + "\n")
             for b in source.sizes:
-                cells = [[row for row in mine if (row.b, row.m) == (b, ratio * b)] for ratio in RATIOS]
+                cells = [[row for row in mine if (row.b, row.m) == (b, round(ratio * b))] for ratio in RATIOS]
                 if any(cells):
                     taken = sorted(row.seconds for row in mine if row.b == b)
                     parts.append(f"| {b} | " + " | ".join(map(_cell, cells)) + f" | {taken[len(taken) // 2]:.1f} |\n")
@@ -257,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="*", choices=SOURCES, default=list(SOURCES))
     parser.add_argument("--sizes", nargs="*", type=int, choices=SECONDS, default=list(SECONDS))
-    parser.add_argument("--ratios", nargs="*", type=int, choices=RATIOS, default=list(RATIOS), help="values of m / b")
+    parser.add_argument("--ratios", nargs="*", type=float, choices=RATIOS, default=list(RATIOS), help="values of m / b")
     parser.add_argument("--attacks", nargs="*", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--seeds", type=int, default=3, help="from 0 on; a source may have a limit of its own")
     parser.add_argument("--patience", type=float, default=1.0, help="times the seconds, where a machine is busier")
