@@ -187,7 +187,8 @@ def draw(rows: list[Row], path: Path) -> None:
             values = torch.full((len(sizes[name]), len(RATIOS)), torch.nan)
             for i, b in enumerate(sizes[name]):
                 for j, ratio in enumerate(RATIOS):
-                    cell = [row for row in rows if (row.data, row.attack, row.b, row.m) == (name, attack, b, round(ratio * b))]
+                    where = name, attack, b, round(ratio * b)
+                    cell = [row for row in rows if row.key[:4] == where]
                     if cell:
                         values[i, j] = share(cell, "exact")
                         text = f"{float(values[i, j]):.2f}".rstrip("0").rstrip(".")

@@ -101,6 +101,10 @@ def audits(seed: int, attack: str) -> Iterator[tuple[str, Audit]]:
         cases += [(name, "one layer, 3.5 units", 20, "mlp:70", ()), (name, "2.5 units an example", 24, "mlp:60,30", ())]
         cases += [(name, "trained, one hidden layer", 20, "mlp:200", ()), (name, "trained", 14, "mlp:200,100", ())]
         cases += [(name, "trained, 4 units an example", 25, "mlp:100,50", ())]
+        cases += [
+            (name, "3 units an example, larger", 40, "mlp:120,60", ()),
+            (name, "one layer, 3 units", 32, "mlp:96", ()),
+        ]
         for title, change in (("top-k", top_k), ("noise", noise), ("half precision", half)):
             cases.append((name, title, 6, "mlp:100,100", (Changed(title, change),)))
         # Half of the entries dropped, whole small tensors among them, once had 33 dB certified.
