@@ -4,7 +4,8 @@ Four facts are asked of every example, none of which holds for an arbitrary fact
 
 1. *Agreement*: its error is zero exactly at the units that the reconstructed input switches off.
 2. *Pinned*: those units determine its direction with units to spare (:func:`seepage.linalg.nullspace.pinned`), so that
-   it is no combination of several examples; a pair of examples that switch on the same units fails here.
+   it is no combination of several examples; a pair of examples that switch on the same units fails here. Where one of
+   these units is indispensable, nothing less than the replay of the whole batch takes its place.
 3. *Undisturbed*: where the first two fail for other examples of the batch, the directions in their place hold none of
    this example, so that it comes out the same whatever they should have been (:func:`undisturbed`).
 4. *Replay*, where the update is a plain gradient: for one label, the network itself, run on the reconstructed input,
