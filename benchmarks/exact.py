@@ -72,11 +72,11 @@ def prism(budget: Budget) -> Attack:
 
 
 def unmixing(budget: Budget) -> Attack:
-    return PRISM(budget=budget, couplings=(), searches=())
+    return PRISM(budget=budget, couplings=(), searches=(), spans=False)
 
 
 def coupling(budget: Budget) -> Attack:
-    return PRISM(budget=budget, filters=(), searches=())
+    return PRISM(budget=budget, filters=(), searches=(), spans=False)
 
 
 def prism_inside(budget: Budget) -> Attack:

@@ -11,6 +11,7 @@ from seepage.linalg.rounding import least_directions, refine_directions, robust_
 
 __all__ = [
     "accept",
+    "accept_replayed",
     "complete",
     "guess_rest",
     "least_apart",
@@ -66,6 +67,20 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     kept = kept.at(keep)
     found.add(kept, apart=least_apart(mixture, kept.directions))
     return len(kept) > 0
+
+
+def accept_replayed(mixture: Mixture, found: Found, directions: Tensor) -> bool:
+    """Merge ``directions [k, b]`` that the network itself has confirmed into ``found``; whether any was new.
+
+    Their zeros may be too few to determine them; the whole batch has to prove them then.
+    """
+    directions = directions[merge_directions(directions, found.kept.directions, coherence=_SAME_DIRECTION)]
+    zeros = zero_mask(mixture.L, directions, zero_tol=mixture.zero_tols(directions))
+    leverage = largest_leverage(mixture.L, zeros, rank_tol=mixture.rank_tol)
+    kept = Kept(directions=directions, zeros=zeros.sum(dim=1).cpu(), leverage=leverage.cpu())
+    before = len(found)
+    found.add(kept, apart=least_apart(mixture, directions), likely=True)
+    return len(found) > before
 
 
 def least_apart(mixture: Mixture, directions: Tensor) -> Tensor:

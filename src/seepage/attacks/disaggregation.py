@@ -10,7 +10,7 @@ import torch
 from seepage.attacks.budget import SPENT, Budget
 from seepage.attacks.closing import MOST_SWAPS, Solution, better, choose
 from seepage.attacks.conclusion import conclude
-from seepage.attacks.directions import accept, complete
+from seepage.attacks.directions import accept, accept_replayed, complete
 from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.mixture import Mixture
 from seepage.types import INTERRUPTED, Observation, Progress, Reconstruction
@@ -96,7 +96,7 @@ class _Search:
     def _take(self, proposals: Proposals) -> None:
         mixture, found = self.mixture, self.found
         self.cost += proposals.cost
-        grown = accept(mixture, found, proposals.directions)
+        grown = (accept_replayed if proposals.replayed else accept)(mixture, found, proposals.directions)
         if grown and 0 < mixture.batch_size - len(found) <= _LAST_FEW:
             complete(mixture, found, self.generator)
         if grown and len(found) >= mixture.batch_size:

@@ -99,23 +99,24 @@ class Found:
         """All accepted directions, whatever they are good for."""
         return len(self.kept) + len(self.narrow) + len(self.spare)
 
-    def add(self, accepted: Kept, *, apart: Tensor) -> None:
+    def add(self, accepted: Kept, *, apart: Tensor, likely: bool = False) -> None:
         """Each to its own kind; one that is not independent, which would pass for an example, to the spare.
 
         Args:
             accepted: ``k`` directions.
             apart: ``[k]`` the part outside of the others that makes a direction independent.
+            likely: whether they are examples' whatever their zeros say.
         """
         basis = torch.linalg.qr(self.directions.T).Q.T  # [f, b]
-        likely = accepted.leverage <= _LIKELY
-        new = torch.zeros_like(likely)
-        for index in (~likely).int().argsort(stable=True).tolist():
+        sure = (accepted.leverage <= _LIKELY) | likely
+        new = torch.zeros_like(sure)
+        for index in (~sure).int().argsort(stable=True).tolist():
             rest = outside(basis, accepted.directions[index])
             new[index] = len(basis) < basis.shape[1] and float(rest.norm()) > float(apart[index])
-            if new[index] and likely[index]:
+            if new[index] and sure[index]:
                 basis = torch.cat([basis, (rest / rest.norm())[None]])
-        self.kept = self.kept.and_then(accepted.at(new & likely))
-        self.narrow = self.narrow.and_then(accepted.at(new & ~likely)).at(_LATEST)
+        self.kept = self.kept.and_then(accepted.at(new & sure))
+        self.narrow = self.narrow.and_then(accepted.at(new & ~sure)).at(_LATEST)
         self.spare = self.spare.and_then(accepted.at(~new)).at(_LATEST)
 
     def set_aside(self, inseparable: Kept) -> None:
@@ -141,11 +142,13 @@ class Proposals:
         directions: ``[k, b]``.
         cost: how many samples, starts or guesses they took: what a budget counts.
         work: multiplications they took, roughly: what a portfolio compares.
+        replayed: whether each is the error that the network itself gives for some input, and is taken as it is.
     """
 
     directions: Tensor
     cost: int
     work: float = 1.0
+    replayed: bool = False
 
 
 class Proposer(Protocol):

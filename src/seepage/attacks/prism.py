@@ -1,8 +1,9 @@
 """PRISM: inputs and directions found together, unmixed or coupled, rounded, deflated. Seepage's own attack."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from itertools import chain, zip_longest
 
 import torch
@@ -16,6 +17,7 @@ from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.layerattack import LayerAttack
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.portfolio import Arm, take_turns
+from seepage.attacks.spans import Spans, SpanSearch, random_guesses, read_spans
 from seepage.attacks.spearpp import (
     SEARCHES,
     Completion,
@@ -64,6 +66,7 @@ class PRISM(LayerAttack):
         couplings: tried in turn.
         searches: of the sphere.
         samples: of filtered pixels that unmixing uses at most.
+        spans: whether the gradients of later layers are used, where the update has them.
         budget: when to stop without a certificate; a sample is one start or one guess.
 
     Reference:
@@ -75,10 +78,11 @@ class PRISM(LayerAttack):
     couplings: tuple[Coupling, ...] = COUPLINGS
     searches: tuple[Search, ...] = SEARCHES
     samples: int = 32_768
+    spans: bool = True
     budget: Budget = field(default_factory=lambda: Budget(samples=400_000, seconds=600.0))
 
     def __post_init__(self) -> None:
-        if not self.filters and not self.couplings and not self.searches:
+        if not (self.filters or self.couplings or self.searches):
             raise ValueError("`filters`, `couplings` or `searches` should name a way to propose; found none.")
         if self.samples < 1:
             raise ValueError(f"`samples` should be at least 1; found {self.samples}.")
@@ -97,14 +101,22 @@ class PRISM(LayerAttack):
             if self.couplings:
                 awake = mixture.awake
                 expected = expected_errors(observation, mixture.layer.name, awake=awake, generator=generator)
-            return take_turns(self._arms(mixture, shape, expected), mixture, found, generator)
+            spans = cache(partial(read_spans, observation, mixture, generator))
+            arms = self._arms(mixture, shape, expected, spans)
+            return take_turns(arms, mixture, found, generator)
 
         return propose
 
-    def _arms(self, mixture: Mixture, shape: tuple[int, ...], expected: Tensor | None) -> list[Arm]:
+    def _arms(
+        self,
+        mixture: Mixture,
+        shape: tuple[int, ...],
+        expected: Tensor | None,
+        spans: Callable[[], Spans | None],
+    ) -> list[Arm]:
         sphere: list[Arm] = [SphereSearch(search=search) for search in self.searches]
         coupled: list[Arm] = [CoupledSearch(expected=expected, descent=descent) for descent in self.couplings]
-        unmixing: list[Arm] = []
+        unmixing: list[Unmixing] = []
         if len(shape) > 1:
             unmixing = [
                 Unmixing(bank=bank, contrast=contrast, shape=shape, samples=self.samples)
@@ -112,15 +124,19 @@ class PRISM(LayerAttack):
                 for bank in self.filters
             ]
         examples, units = mixture.batch_size, len(mixture.white)
-        kinds = [unmixing, coupled, sphere]
+        kinds: list[Sequence[Arm]] = [unmixing, coupled, sphere]
         if units >= _EASY * examples:
             kinds = [sphere, unmixing, coupled]
         elif examples >= _MANY and _ENOUGH * examples <= units < _ROBUST_BELOW * examples:
             kinds = [coupled, unmixing, sphere]
-        late = coupled if unmixing and units < _ENOUGH * examples else []
+        late: Sequence[Arm] = coupled if unmixing and units < _ENOUGH * examples else []
         turns = chain(*zip_longest(*(kind for kind in kinds if kind is not late)), late)
         arms = [arm for arm in turns if arm is not None]
-        return [*arms[:1], *small_batch_arms(mixture), *arms[1:], Completion()]
+        guesses = [*(arm.first_guess for arm in unmixing[:1]), random_guesses] if self.spans else []
+        moved = [SpanSearch(spans=spans, guess=guess) for guess in guesses]
+        if units < _ENOUGH * examples:  # too few zeros for all examples
+            return [*arms[:1], *small_batch_arms(mixture), *moved, *arms[1:], Completion()]
+        return [*arms[:1], *small_batch_arms(mixture), *arms[1:], Completion(), *moved]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +186,10 @@ class Unmixing:
         size = math.sqrt(mixture.layer.weight.shape[1])  # of normalised inputs; only the bias minds
         scaled: Tensor = guesses * (size / guesses.norm(dim=1, keepdim=True).clamp_min(1e-300))
         return scaled
+
+    def first_guess(self, mixture: Mixture, found: Found, generator: torch.Generator) -> Tensor:
+        """As :meth:`guess`, in as many steps as a first turn takes."""
+        return self.guess(mixture, found, generator, steps=60)
 
     def _filtered(self, images: Tensor, columns: Tensor) -> Tensor:
         answers = self.bank(images, self.shape)

@@ -1,0 +1,59 @@
+"""Small nonlinear least-squares problems, many starts at once."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import jacfwd, vmap
+
+__all__ = ["levenberg_marquardt"]
+
+_DAMPING, _LEAST_DAMPING = 1e-3, 1e-12
+_MORE, _LESS = 4.0, 0.2
+_TRIES = 8  # of larger damping before a start is given up
+
+
+def levenberg_marquardt(
+    residual: Callable[[Tensor], Tensor], starts: Tensor, *, steps: int, tol: float, chunk: int = 8
+) -> tuple[Tensor, Tensor]:
+    """Minimise ``|residual(p)|`` from each start (Levenberg 1944, Marquardt 1963).
+
+    Args:
+        residual: ``[k] -> [r]``, piecewise smooth; run under ``vmap`` and ``jacfwd``.
+        starts: ``[s, k]``.
+        steps: at most.
+        tol: a start is done once its residual is shorter than that.
+        chunk: starts whose Jacobians, ``chunk k`` tangents, are held at once.
+
+    Returns:
+        Points ``[s, k]``, and the length of the residual at each, ``[s]``.
+    """
+    values, slopes = vmap(residual), vmap(jacfwd(residual), chunk_size=chunk)
+    points, errors = starts.clone(), values(starts)
+    costs, damping = errors.norm(dim=1), starts.new_full((len(starts),), _DAMPING)
+    live = costs.isfinite() & (costs > tol)
+    eye = torch.eye(starts.shape[1], dtype=starts.dtype, device=starts.device)
+    for _ in range(steps):
+        left = live.nonzero().flatten()
+        if not len(left):
+            break
+        J = slopes(points[left])
+        normal, gradient = J.mT @ J, (J.mT @ errors[left, :, None])[..., 0]
+        size = normal.diagonal(dim1=1, dim2=2).mean(dim=1)
+        for _ in range(_TRIES):
+            at = left
+            damped = normal + (damping[at] * size)[:, None, None] * eye
+            moved = points[at] - torch.linalg.solve_ex(damped, gradient).result
+            answers = values(moved)
+            lengths = answers.norm(dim=1)
+            good = lengths < costs[at]
+            to = at[good]
+            points[to], errors[to], costs[to] = moved[good], answers[good], lengths[good]
+            damping[to] = (damping[to] * _LESS).clamp_min(_LEAST_DAMPING)
+            damping[at[~good]] *= _MORE
+            left, normal, gradient, size = left[~good], normal[~good], gradient[~good], size[~good]
+            if not len(left):
+                break
+        live[left] = False
+        live &= costs > tol
+    return points, costs
