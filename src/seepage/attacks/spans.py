@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from seepage.attacks.found import Found, Proposals
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.tail import Tail
-from seepage.linalg.levenberg import levenberg_marquardt
+from seepage.linalg.levenberg import jacobian, levenberg_marquardt
 from seepage.linalg.lowrank import low_rank_factors
 from seepage.networks.layers import LayerKind, read_layers
 from seepage.types import Observation
@@ -78,13 +78,14 @@ def read_spans(observation: Observation, mixture: Mixture, generator: torch.Gene
             bases.append(factors.right)
     if not names:
         return None
-    try:
-        tail = Tail(observation, layer, names)
-        tail(layer.bias.double())
-    except (RuntimeError, ValueError):  # it cannot be run on one example, or is no tree of modules
-        return None
     heights = torch.cat([part.double() @ mixture.factors.right.T for part in torch.split(layer.weight, 256)])
-    return Spans(tail=tail, bases=tuple(bases), heights=heights, bias=layer.bias.double())
+    bias = layer.bias.double()
+    try:
+        spans = Spans(tail=Tail(observation, layer, names), bases=tuple(bases), heights=heights, bias=bias)
+        vmap(jacobian(spans.outside))(bias[None])
+    except (RuntimeError, ValueError):  # not to be run on one example (dropout, batch norm), or no tree of modules
+        return None
+    return spans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,16 +1,31 @@
 """Small nonlinear least-squares problems, many starts at once."""
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
-from torch.func import jacfwd, vmap
+from torch.func import jacfwd, jvp, vmap
 
-__all__ = ["levenberg_marquardt"]
+__all__ = ["jacobian", "levenberg_marquardt"]
 
 _DAMPING, _LEAST_DAMPING = 1e-3, 1e-12
 _MORE, _LESS = 4.0, 0.2
 _TRIES = 8  # of larger damping before a start is given up
+
+
+def jacobian(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """``[k] -> [r]`` to ``[k] -> [r, k]`` by forward mode, without the warning that torch gives about itself."""
+    _load_forward_mode()
+    return jacfwd(function)
+
+
+@cache
+def _load_forward_mode() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.script, of torch's own rules
+        jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),))
 
 
 def levenberg_marquardt(
@@ -28,7 +43,7 @@ def levenberg_marquardt(
     Returns:
         Points ``[s, k]``, and the length of the residual at each, ``[s]``.
     """
-    values, slopes = vmap(residual), vmap(jacfwd(residual), chunk_size=chunk)
+    values, slopes = vmap(residual), vmap(jacobian(residual), chunk_size=chunk)
     points, errors = starts.clone(), values(starts)
     costs, damping = errors.norm(dim=1), starts.new_full((len(starts),), _DAMPING)
     live = costs.isfinite() & (costs > tol)
