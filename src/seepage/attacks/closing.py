@@ -13,7 +13,7 @@ from seepage.attacks.directions import least_apart
 from seepage.attacks.found import Found, Kept, outside
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.warrant import unwarranted
-from seepage.linalg.nullspace import zero_mask
+from seepage.linalg.nullspace import MOST_LEVERAGE, zero_mask
 from seepage.types import Observation
 
 __all__ = ["MOST_SWAPS", "Solution", "better", "choose"]
@@ -114,16 +114,26 @@ def better(before: Solution | None, after: Solution | None) -> Solution | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Chosen:
-    """Directions ``[b, b]`` for a whole batch; ``[b]`` bool: which were found, and which of these are pinned."""
+    """Directions ``[b, b]`` for a whole batch; which were found, ``[b]`` bool; their leverages, ``[b]``."""
 
     directions: Tensor
     known: Tensor
-    pinned: Tensor
+    leverage: Tensor
+
+    @property
+    def pinned(self) -> Tensor:
+        """``[b]`` bool."""
+        return self.known & (self.leverage <= MOST_LEVERAGE)
+
+    @property
+    def replayed(self) -> Tensor:
+        """``[b]`` bool: taken from the network's own error, since no zeros determine them."""
+        return self.known & self.leverage.isinf()
 
     def exchanged(self, position: int, other: Kept) -> "_Chosen":
-        directions, known, pinned = self.directions.clone(), self.known.clone(), self.pinned.clone()
-        directions[position], known[position], pinned[position] = other.directions[0], True, other.pinned[0]
-        return _Chosen(directions=directions, known=known, pinned=pinned)
+        directions, known, leverage = self.directions.clone(), self.known.clone(), self.leverage.clone()
+        directions[position], known[position], leverage[position] = other.directions[0], True, other.leverage[0]
+        return _Chosen(directions=directions, known=known, leverage=leverage)
 
 
 def _swap(mixture: Mixture, chosen: _Chosen, spare: Kept, solution: Solution, most: int) -> Solution:
@@ -161,9 +171,9 @@ def _greedy(mixture: Mixture, pool: Kept) -> tuple[_Chosen, Kept]:
     directions = first.directions
     if len(chosen) < b:
         directions = torch.cat([directions, torch.linalg.svd(directions, full_matrices=True).Vh[len(chosen) :]])
-    known = torch.arange(b) < len(chosen)
-    pinned = torch.cat([first.pinned, known[len(chosen) :]])
-    whole = _Chosen(directions=directions, known=known.to(directions.device), pinned=pinned.to(directions.device))
+    known = torch.arange(b, device=directions.device) < len(chosen)
+    leverage = torch.cat([first.leverage, first.leverage.new_ones(b - len(chosen))]).to(directions.device)
+    whole = _Chosen(directions=directions, known=known, leverage=leverage)
     return whole, pool.at(torch.tensor(spare, dtype=torch.int64))
 
 
@@ -192,7 +202,7 @@ def _close(mixture: Mixture, chosen: _Chosen) -> Solution | None:
         score=agreement.score,
         evident=evident & explained,
         firm=firm & explained,
-        input_error=mixture.error_of_inputs(directions.T * scales, inputs),
+        input_error=mixture.error_of_inputs(directions.T * scales, inputs, replayed=chosen.replayed),
         tolerance=_INPUT_TOLERANCES[0],
         error_tol=tols,
         replayed=_NO_AGREEMENT if explained else _OTHER_BIAS,

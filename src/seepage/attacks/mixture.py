@@ -20,6 +20,7 @@ _MOST_NOISE = 0.25  # zero tolerance beyond which zeros cannot be told from erro
 _MOST_UNEXPLAINED = 30.0  # times the rounding expected; true gradients were seen to reach 10, sparsified ones 1e3
 _LEAST_TOLERANCE, _MOST_TOLERANCE = 1e-6, 1e-3
 _MARGIN = 12.0  # times the rounding of an entry, which the largest of hundreds of zeros reaches (it differs by row)
+_REPLAY_ERROR = 1e-6  # relative, of a direction that is the network's own error: float32 of client and spans
 _ROWS_AT_ONCE = 256  # rows of W converted to float64 at a time
 
 
@@ -77,18 +78,21 @@ class Mixture:
         """A pre-activation is clearly on or off beyond this share of its row's root mean square."""
         return max(1e-4, self.zero_tol) if self.noisy else 1e-4
 
-    def error_of_inputs(self, mixing: Tensor, inputs: Tensor) -> Tensor:
+    def error_of_inputs(self, mixing: Tensor, inputs: Tensor, *, replayed: Tensor) -> Tensor:
         """What rounding of the gradient makes of each input, ``[b]``, as a share of its root mean square.
 
-        ``X = Q^-1 R`` and ``R`` is off by what the singular values that were cut off have in an entry.
+        ``X = Q^-1 R`` and ``R`` is off by what the singular values that were cut off have in an entry; a column of
+        ``Q`` that no zeros determine, by what rounding of the network's own pass leaves open: ``dX = -Q^-1 dQ X``.
 
         Args:
             mixing: ``Q [b, b]``, scales included.
             inputs: ``X [b, n]``.
+            replayed: ``[b]`` bool, the columns of ``Q`` that no zeros determine.
         """
-        error: Tensor = torch.linalg.inv(mixing).norm(dim=1) * self._entry_error
-        relative: Tensor = error / inputs.square().mean(dim=1).sqrt().clamp_min(1e-300)
-        return relative
+        size = inputs.square().mean(dim=1).sqrt()
+        columns = torch.where(replayed, _REPLAY_ERROR * mixing.norm(dim=0) * size, 0.0).norm()
+        error: Tensor = torch.linalg.inv(mixing).norm(dim=1) * (self._entry_error + columns)
+        return error / size.clamp_min(1e-300)
 
     def error_of_errors(self, inputs: Tensor, errors: Tensor) -> Tensor:
         """What rounding of the gradient makes of each error ``[b]``, as a share of its length: ``dZ^T = gW X^+``.
