@@ -39,7 +39,7 @@ class Kept:
 
     @property
     def pinned(self) -> Tensor:
-        """``[k]`` bool: by zeros to spare. Of the others only the whole batch is a proof (docs/decisions/0011)."""
+        """``[k]`` bool: by zeros to spare. Of the others only the whole batch is a proof (docs/decisions/0012)."""
         return self.leverage <= MOST_LEVERAGE
 
     def __len__(self) -> int:
