@@ -1,6 +1,7 @@
 """Examples that stand in the update for anyone to read: rows of a ReLU layer's gradient that hold a single one."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,21 +42,24 @@ def with_rows(
         generator: draws the sketch of a gradient without a clear rank.
 
     Returns:
-        ``found`` itself if nothing is to be added; else APPROXIMATE, ``stats["rows"]`` says how many were read. They
-        take the places of the uncertified inputs nearest to them.
+        ``found`` itself if nothing is to be added; else APPROXIMATE, ``stats["rows"]`` says how many were put in. They
+        take the places of the uncertified inputs that fit least; those that are there already are left out.
     """
     if found.outcome is Outcome.EXACT or found.stats.get("stopped") == INTERRUPTED:
         return found
-    rows = read_rows(observation, layer, factors, generator=generator).to(layer.weight_gradient.dtype)
-    inputs, certified = rows, torch.zeros(len(rows), dtype=torch.bool)
-    if found.inputs is not None:
-        inputs, certified = found.inputs.flatten(1).clone(), found.certified
-        free = (~certified).nonzero().flatten().tolist()
-        rows = rows[_apart(rows, inputs[certified.to(inputs.device)])][: len(free)]
-        for row in rows:
-            place = min(free, key=lambda index: float((inputs[index] - row).norm()))
-            inputs[place] = row
-            free.remove(place)
+    try:
+        judge = _judge(observation, layer, factors, generator)
+        rows = _rows(layer, judge).to(layer.weight_gradient.dtype) if judge else layer.weight_gradient[:0]
+        inputs, certified = rows, torch.zeros(len(rows), dtype=torch.bool)
+        if found.inputs is not None and judge and len(rows):
+            inputs, certified = found.inputs.flatten(1).clone(), found.certified
+            rows = rows[_apart(rows, inputs)]  # all units together know an input better than one row does
+            outside = torch.where(certified.to(inputs.device), 0.0, judge(inputs.double())[0])
+            places = outside.argsort(descending=True)[: int((outside > _OUTSIDE).sum())][: len(rows)]
+            rows = rows[: len(places)]
+            inputs[places] = rows
+    except (RuntimeError, ValueError):  # no copy (computed weights), or the network refuses a batch like this one
+        return found
     if not len(rows):
         return found
     some = "1 row of the update is an input" if len(rows) == 1 else f"{len(rows)} rows of the update are inputs"
@@ -81,32 +85,84 @@ def read_rows(
     one of the others alone switches on are read in what is left.
 
     That is no certificate: an example that stands in the row faintly beside another is not seen, and after local steps
-    errors are others. Nothing is read where the layer does not read the network's inputs, where the network cannot be
-    run, and where the batch is larger than the rank: then its errors do not lie in the span.
+    errors are others. Nothing is read where the layer does not read the network's inputs, and where the batch is larger
+    than the rank: then its errors do not lie in the span.
+
+    Raises:
+        RuntimeError, ValueError: the network cannot be copied, or refuses a batch of made-up inputs.
     """
-    read = _Left(layer)
-    columns = _columns(layer, factors, generator)
-    if not layer.reads_input or columns.shape[1] + _SPARE > len(columns):
-        return read.inputs
-    order = layer.bias_gradient.abs().argsort(descending=True)[: max(1, _REPLAYS // observation.classes)]
-    try:
-        run = LayerRun(observation.latest.network, layer.name)
-        for _ in range(_ROUNDS):
-            parts = torch.split(order, max(1, _ENTRIES_AT_ONCE // layer.weight.shape[1]))
-            taken = [read.take(part, run, observation, columns) for part in parts]
-            if not any(taken):
-                break
-    except (RuntimeError, ValueError):  # no copy (computed weights), or the network refuses a batch like this one
-        return read.inputs[:0]
-    return torch.cat([read.inputs, read.rough[_apart(read.rough, read.inputs)]])
+    judge = _judge(observation, layer, factors, generator)
+    return _rows(layer, judge) if judge else layer.weight_gradient[:0].double()
 
 
-def _columns(layer: ReLULayer, factors: LowRank | None, generator: torch.Generator) -> Tensor:
-    """``[m, r]`` orthonormal: the span of the errors, or what the largest of them span."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judge:
+    """Tells examples from means of several by their errors.
+
+    Args:
+        run: the network up to its logits, cut at the layer.
+        shape: of one input.
+        labels: that examples may have.
+        columns: ``[m, r]`` orthonormal, the span of the errors of the batch, or what the largest of them span.
+    """
+
+    run: LayerRun
+    shape: tuple[int, ...]
+    labels: Sequence[int]
+    columns: Tensor
+
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """``[k]``: the part of the error of each of ``inputs [k, n]`` outside of the span; and that error ``[k, m]``.
+
+        With the label where it is least.
+        """
+        least = inputs.new_full((len(inputs),), torch.inf)
+        best = inputs.new_zeros(len(inputs), len(self.columns))
+        answer = self.run(inputs.reshape(-1, *self.shape)) if len(inputs) else None
+        if answer is None:
+            return least, best
+        outputs, logits = answer
+        for label in self.labels:
+            errors = torch.where(outputs.detach() > 0, errors_of_class(outputs, logits, label), 0.0).double()
+            rest = errors - (errors @ self.columns) @ self.columns.T
+            outside = (rest.norm(dim=1) / errors.norm(dim=1)).nan_to_num(torch.inf)
+            better = outside < least
+            least = torch.where(better, outside, least)
+            best = torch.where(better[:, None], errors, best)
+        return least, best
+
+
+def _judge(
+    observation: Observation, layer: ReLULayer, factors: LowRank | None, generator: torch.Generator
+) -> _Judge | None:
+    """``None`` where errors tell nothing, or the layer's inputs cannot be fed to the network."""
+    if not layer.reads_input:
+        return None
     if factors is not None:
-        return factors.left
-    width = min(len(layer.bias) // 2, _WIDEST)
-    return leading_columns(layer.weight_gradient, width, generator=generator)
+        columns = factors.left
+    else:
+        width = min(len(layer.bias) // 2, _WIDEST)
+        columns = leading_columns(layer.weight_gradient, width, generator=generator)
+    if columns.shape[1] + _SPARE > len(columns):
+        return None
+    known = observation.latest.labels
+    return _Judge(
+        run=LayerRun(observation.latest.network, layer.name),
+        shape=observation.input_shape,
+        labels=range(observation.classes) if known is None else sorted(set(known.tolist())),
+        columns=columns,
+    )
+
+
+def _rows(layer: ReLULayer, judge: _Judge) -> Tensor:
+    left = _Left(layer)
+    order = layer.bias_gradient.abs().argsort(descending=True)[: max(1, _REPLAYS // len(judge.labels))]
+    for _ in range(_ROUNDS):
+        parts = torch.split(order, max(1, _ENTRIES_AT_ONCE // layer.weight.shape[1]))
+        taken = [left.take(part, judge) for part in parts]
+        if not any(taken):
+            break
+    return torch.cat([left.inputs, left.rough[_apart(left.rough, left.inputs)]])
 
 
 class _Left:
@@ -120,10 +176,10 @@ class _Left:
         self.inputs = self.bias.new_zeros(0, layer.weight.shape[1])
         self.rough = self.inputs
 
-    def take(self, units: Tensor, run: LayerRun, observation: Observation, columns: Tensor) -> bool:
+    def take(self, units: Tensor, judge: _Judge) -> bool:
         """Read some units' rows ``[k, n]``; whether an example was taken out of the gradient."""
         units, rows = self._rows(units)
-        outside, errors = _replayed(run, observation, rows, columns)
+        outside, errors = judge(rows)
         order = outside.argsort()
         before = len(self.inputs)
         for index in order[outside[order] <= _SURELY].tolist():
@@ -144,24 +200,6 @@ class _Left:
         rows = sums / self.bias[units, None]
         on = (rows * self.layer.weight[units]).sum(dim=1) + self.layer.bias[units] > 0
         return units[on], rows[on]
-
-
-def _replayed(run: LayerRun, observation: Observation, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Each input's error ``[k, m]`` with the label where the least of it lies outside of ``columns``; that part."""
-    least = rows.new_full((len(rows),), torch.inf)
-    best = rows.new_zeros(len(rows), len(columns))
-    answer = run(rows.reshape(-1, *observation.input_shape)) if len(rows) else None
-    if answer is None:
-        return least, best
-    outputs, logits = answer
-    known = observation.latest.labels
-    for label in range(logits.shape[1]) if known is None else sorted(set(known.tolist())):
-        errors = torch.where(outputs.detach() > 0, errors_of_class(outputs, logits, label), 0.0).double()
-        outside = ((errors - (errors @ columns) @ columns.T).norm(dim=1) / errors.norm(dim=1)).nan_to_num(torch.inf)
-        better = outside < least
-        least = torch.where(better, outside, least)
-        best = torch.where(better[:, None], errors, best)
-    return least, best
 
 
 def _apart(rows: Tensor, others: Tensor) -> Tensor:
