@@ -43,7 +43,7 @@ def with_rows(
 
     Returns:
         ``found`` itself if nothing is to be added; else APPROXIMATE, ``stats["rows"]`` says how many were put in. They
-        take the places of the uncertified inputs that fit least; those that are there already are left out.
+        take the places of the nearest inputs that are uncertified and do not fit; those there already are left out.
     """
     if found.outcome is Outcome.EXACT or found.stats.get("stopped") == INTERRUPTED:
         return found
@@ -55,9 +55,12 @@ def with_rows(
             inputs, certified = found.inputs.flatten(1).clone(), found.certified
             rows = rows[_apart(rows, inputs)]  # all units together know an input better than one row does
             outside = torch.where(certified.to(inputs.device), 0.0, judge(inputs.double())[0])
-            places = outside.argsort(descending=True)[: int((outside > _OUTSIDE).sum())][: len(rows)]
-            rows = rows[: len(places)]
-            inputs[places] = rows
+            free = (outside > _OUTSIDE).nonzero().flatten().tolist()
+            rows = rows[: len(free)]
+            for row in rows:
+                place = min(free, key=lambda index: float((inputs[index] - row).norm()))
+                inputs[place] = row
+                free.remove(place)
     except (RuntimeError, ValueError):  # no copy (computed weights), or the network refuses a batch like this one
         return found
     if not len(rows):
@@ -158,9 +161,11 @@ def _rows(layer: ReLULayer, judge: _Judge) -> Tensor:
     left = _Left(layer)
     order = layer.bias_gradient.abs().argsort(descending=True)[: max(1, _REPLAYS // len(judge.labels))]
     for _ in range(_ROUNDS):
-        parts = torch.split(order, max(1, _ENTRIES_AT_ONCE // layer.weight.shape[1]))
-        taken = [left.take(part, judge) for part in parts]
-        if not any(taken):
+        before = len(left.inputs)
+        for part in torch.split(order, max(1, _ENTRIES_AT_ONCE // layer.weight.shape[1])):
+            left.take(part, judge)
+        order = order[(left.errors[before:, order] != 0).any(dim=0)]  # the rest of the others has not changed
+        if not len(order):
             break
     return torch.cat([left.inputs, left.rough[_apart(left.rough, left.inputs)]])
 
@@ -176,12 +181,11 @@ class _Left:
         self.inputs = self.bias.new_zeros(0, layer.weight.shape[1])
         self.rough = self.inputs
 
-    def take(self, units: Tensor, judge: _Judge) -> bool:
-        """Read some units' rows ``[k, n]``; whether an example was taken out of the gradient."""
+    def take(self, units: Tensor, judge: _Judge) -> None:
+        """Read some units' rows ``[k, n]``, and take out of the gradient what is surely an example."""
         units, rows = self._rows(units)
         outside, errors = judge(rows)
         order = outside.argsort()
-        before = len(self.inputs)
         for index in order[outside[order] <= _SURELY].tolist():
             row, unit = rows[index : index + 1], int(units[index])
             if bool(_apart(row, self.inputs).all()):
@@ -191,7 +195,6 @@ class _Left:
         self.bias = self.layer.bias_gradient.double() - self.errors.sum(dim=0)
         rough = rows[order][(outside[order] > _SURELY) & (outside[order] <= _OUTSIDE)]
         self.rough = torch.cat([self.rough, rough[_apart(rough, self.rough)]])
-        return len(self.inputs) > before
 
     def _rows(self, units: Tensor) -> tuple[Tensor, Tensor]:
         """Those of ``units`` that their row ``[n]`` over its bias entry switches on, and these rows ``[k, n]``."""
