@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 
 import torch
-from rules import DATA, NETWORK, Cell, run  # the neighbouring benchmark: one audit of one seed
+from rules import DATA, NETWORK, RECOGNISABLE, Cell, run  # the neighbouring benchmark: one audit of one seed
 
 from seepage.audit.findings import Finding
 from seepage.data.sources import load_dataset
@@ -91,9 +91,8 @@ def main() -> None:
         f"{options.seeds - 1}, one network and one batch each; every run is counted. The server knows neither the "
         f"defense nor the batch size. Budget 3 s a batch on 1 thread. Machine: {platform.machine()}, {os.cpu_count()} "
         f"cores shared with other work, torch {torch.__version__}, CPU. Noise is relative to the root mean square of "
-        "the whole update. *Exact*: equal in every pixel of 8 bits; *recognisable*: 20 dB or more and 6 dB above a "
-        "flat picture. Shares are of examples; dB of the worst and of the median example, *nothing* where nothing was "
-        "matched with it.\n"
+        f"the whole update. *Exact*: equal in every pixel of 8 bits; *recognisable*: {RECOGNISABLE}. Shares are of "
+        "examples; dB of the worst and of the median example, *nothing* where nothing was matched with it.\n"
     )
     text += flat_pictures()
     for size in options.sizes:

@@ -45,6 +45,23 @@ class ZeroRule(FedSGD):
         return GradientUpdate({name: torch.zeros_like(value) for name, value in network.named_parameters()})
 
 
+@dataclass(frozen=True, slots=True)
+class WholeOrNothing:
+    """SPEAR, but what is not exact as a whole it does not hand out."""
+
+    name: str = "whole or nothing"
+    search: SPEAR = SPEAR(budget=Budget(samples=20_000))  # noqa: RUF009 - frozen
+
+    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
+        return self.search.obstacles(observation)
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
+    ) -> Reconstruction:
+        found = self.search(observation, generator=generator, progress=progress)
+        return found if found.outcome is Outcome.EXACT else Reconstruction(outcome=Outcome.FAILED, reason="Not whole.")
+
+
 def audit(attack: Attack, *, batch_size: int = 60, batches: int = 1) -> Audit:
     dataset = load_dataset("digits")
     return Audit(
@@ -84,7 +101,7 @@ def test_an_attack_that_works_but_not_here_passes_its_control(change: dict[str, 
 
 def test_a_failure_that_overlooks_rows_of_the_update_is_inconclusive_although_the_control_passed() -> None:
     """Sixty examples are too many for SPEAR here, but one switches on a unit of its own: its row is the example."""
-    (audited,) = with_control(audit(SPEAR(budget=Budget(samples=20_000))))
+    (audited,) = with_control(audit(WholeOrNothing()))
     finding = audited.finding
     assert finding.outcome == "failed"
     assert finding.control is not None
@@ -93,6 +110,17 @@ def test_a_failure_that_overlooks_rows_of_the_update_is_inconclusive_although_th
     assert verdict([finding], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
     assert verdict([finding], batches=1, threshold=1 / 60) is Verdict.NOTHING_LEAKED
     assert summarize([finding], batches=1).verdict is Said.INCONCLUSIVE
+
+
+def test_a_search_that_fails_takes_the_row_and_that_is_a_leak() -> None:
+    (audited,) = with_control(audit(SPEAR(budget=Budget(samples=20_000))))
+    finding = audited.finding
+    assert finding.outcome == "approximate"
+    assert not any(finding.certified)
+    assert finding.exact_examples == 1
+    assert finding.overlooked == 0
+    assert "1 row of the update" in finding.reason
+    assert verdict([finding], batches=1, threshold=0.0) is Verdict.LEAKED
 
 
 def test_silence_without_a_control_is_never_nothing_leaked(plant: Plant) -> None:
@@ -108,7 +136,7 @@ def test_a_leak_needs_no_control() -> None:
 
 
 def test_the_same_seed_gives_the_same_control_and_it_is_run_once() -> None:
-    plan = audit(SPEAR(budget=Budget(samples=20_000)), batches=2)
+    plan = audit(WholeOrNothing(), batches=2)
     first, second = (run_control(plan).model_dump(exclude={"seconds"}) for _ in range(2))
     assert first == second
     found = [audited.finding.control for audited in with_control(plan)]

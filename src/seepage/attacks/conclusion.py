@@ -1,6 +1,7 @@
 """What a disaggregation says at its end: the reconstruction, its numbers, and every doubt about it in words."""
 
 import torch
+from torch import Tensor
 
 from seepage.attacks.budget import SPENT
 from seepage.attacks.certificate import Replay
@@ -55,16 +56,21 @@ def conclude(
     doubts = _doubts(mixture, observation, solution)
     verdict = "; ".join(doubts) or f"all {b} examples are certified"
     shape = observation.input_shape if layer.reads_input else layer.input_shape
-    replayed = solution.replayed if isinstance(solution.replayed, Replay) else None
     return Reconstruction(
         outcome=Outcome.APPROXIMATE if doubts else Outcome.EXACT,
         inputs=solution.inputs.to(layer.weight_gradient.dtype).reshape(b, *shape),
-        labels=torch.where(solution.certified, replayed.labels, -1) if replayed else None,
+        labels=_labels(solution),
         certified=solution.certified,
         layer="" if layer.reads_input else layer.name,
         reason=f"Stopped because {stopped}; {verdict}.",
         stats=stats | _numbers(solution),
     )
+
+
+def _labels(solution: Solution) -> Tensor | None:
+    """``[b]``, -1 where an example is not certified; ``None`` without a replay."""
+    replayed = solution.replayed
+    return torch.where(solution.certified, replayed.labels, -1) if isinstance(replayed, Replay) else None
 
 
 def _numbers(solution: Solution) -> dict[str, float | int | str | bool]:

@@ -10,8 +10,9 @@ import torch
 from seepage.attacks.budget import Budget
 from seepage.attacks.disaggregation import PATIENCE, disaggregate
 from seepage.attacks.found import Proposer
-from seepage.attacks.mixture import mix
+from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
+from seepage.attacks.rows import with_rows
 from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["LEAST_SHARE", "LayerAttack", "invert_layer"]
@@ -97,20 +98,30 @@ def invert_layer(
     if not isinstance(target, ReLULayer):
         raise ValueError(f"`observation` should have no obstacles; found {'; '.join(map(str, target))}")
     mixture = mix(target, least_share=least_share(len(target.bias)), generator=generator)
-    stats: dict[str, float | int | str | bool] = {"layer": target.name}
+    workable = _workable(target, mixture)
+    if isinstance(workable, Reconstruction):
+        found = workable
+    else:
+        found = disaggregate(
+            workable, observation, propose, budget=budget, generator=generator, progress=progress, patience=patience
+        )
+    return with_rows(found, observation, target, mixture.factors if mixture else None, generator=generator)
+
+
+def _workable(layer: ReLULayer, mixture: Mixture | None) -> Mixture | Reconstruction:
+    """The mixture, or FAILED where no direction could be found in it."""
+    stats: dict[str, float | int | str | bool] = {"layer": layer.name}
     if mixture is None:
         reason = (
-            f"The gradient of layer {target.name} has no rank below its size {list(target.weight.shape)}: "
+            f"The gradient of layer {layer.name} has no rank below its size {list(layer.weight.shape)}: "
             "the batch is as large as the layer, or the update was noised, sparsified or quantised."
         )
         return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
     if mixture.least_zeros > len(mixture.L):
         reason = (
             f"A batch of {mixture.batch_size} needs {mixture.least_zeros} zeros of each example to be sure of it, and "
-            f"layer {target.name} has {len(mixture.L)} units awake: a wider layer would be needed."
+            f"layer {layer.name} has {len(mixture.L)} units awake: a wider layer would be needed."
         )
         stats["batch_size"] = mixture.batch_size
         return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
-    return disaggregate(
-        mixture, observation, propose, budget=budget, generator=generator, progress=progress, patience=patience
-    )
+    return mixture

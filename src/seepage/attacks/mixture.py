@@ -36,6 +36,7 @@ class Mixture:
         awake: ``[m]`` bool, which units those are.
         white: ``[m', b]`` float32 left factor of unit covariance, for searches.
         height: ``[m', b]`` pre-activation without bias of ``x = right^T p`` is ``height @ p``.
+        planes: ``[m', b + 1]`` float32, pre-activations with bias in coordinates of unit covariance.
         zero_tol: an entry of ``L q`` counts as zero up to this share of the root mean square of ``L q``, for any
             direction; :meth:`zero_tols` says it for each.
         loose_tol: the same for a proposal, before it is refined.
@@ -48,6 +49,7 @@ class Mixture:
     awake: Tensor
     white: Tensor
     height: Tensor
+    planes: Tensor
     zero_tol: float
     loose_tol: float
     least_zeros: int
@@ -178,6 +180,7 @@ def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> 
         awake=awake,
         white=(factors.left[awake] * int(awake.sum()) ** 0.5).float(),
         height=height[awake],
+        planes=_planes(height[awake] * factors.singular, layer.bias[awake].to(height)),
         zero_tol=zero_tol,
         loose_tol=4 * zero_tol if factors.spread else max(zero_tol, 1e-3),
         least_zeros=max(share, _fewest_zeros(factors, layer)),
@@ -190,6 +193,14 @@ def _fewest_zeros(factors: LowRank, layer: ReLULayer) -> int:
     if others and layer.gated and not factors.spread:
         return others + 1
     return math.ceil(others / MOST_LEVERAGE)
+
+
+def _planes(columns: Tensor, bias: Tensor) -> Tensor:
+    """White coordinates ``[m', b + 1]`` of pre-activations: ``columns [m', b]`` and the bias ``[m']``."""
+    H = torch.cat([columns, bias[:, None] + 1e-12], dim=1)
+    H = H / H.norm(dim=0).clamp_min(1e-300)
+    white: Tensor = (torch.linalg.qr(H).Q * len(H) ** 0.5).float()
+    return white
 
 
 def _zero_tolerance(factors: LowRank) -> float:

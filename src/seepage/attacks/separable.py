@@ -29,12 +29,8 @@ def separable_share(mixture: Mixture, directions: Tensor) -> Tensor:
     """
     if not len(directions):
         return directions.new_zeros(0)
-    bias = mixture.layer.bias[mixture.awake].to(mixture.height)[:, None]
-    H = torch.cat([mixture.height * mixture.factors.singular, bias + 1e-12], dim=1)
-    H = H / H.norm(dim=0).clamp_min(1e-300)
-    white = (torch.linalg.qr(H).Q * len(H) ** 0.5).float()
     on = ~zero_mask(mixture.L, directions, zero_tol=mixture.zero_tols(directions))
-    return _share(white, on).to(directions)
+    return _share(mixture.planes, on).to(directions)
 
 
 def _share(H: Tensor, on: Tensor) -> Tensor:

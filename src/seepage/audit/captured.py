@@ -59,8 +59,9 @@ class Attacked:
     @property
     def examples(self) -> int:
         """How many examples the client's batch had: as announced or as many as left a trace."""
-        found = 0 if self.reconstruction is None else len(self.reconstruction.certified)
-        return max(found, self.batch_size or 0)
+        found = self.reconstruction
+        traces = 0 if found is None else max(len(found.certified), int(found.stats.get("batch_size", 0)))
+        return max(traces, self.batch_size or 0)
 
     @property
     def certified(self) -> int:

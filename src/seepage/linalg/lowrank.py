@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LowRank", "low_rank_factors", "numerical_rank", "rank_above_noise"]
+__all__ = ["LowRank", "leading_columns", "low_rank_factors", "numerical_rank", "rank_above_noise"]
 
 _BLOCK_ENTRIES = 1 << 24  # entries converted to float64 at a time: 128 MiB
 _ABOVE = 1.05  # times the largest singular value that noise of a given size has in the limit
@@ -78,6 +78,18 @@ def low_rank_factors(
         if width == min(rows, columns):
             return None
         width = min(2 * width, rows, columns)
+
+
+def leading_columns(matrix: Tensor, width: int, *, generator: torch.Generator) -> Tensor:
+    """``[m, k]`` orthonormal, ``k <= width``: where the largest part of the columns of ``matrix [m, n]`` lies.
+
+    Args:
+        matrix: of any rank; directions that hold a share of 1e-7 or less of the largest are left out.
+        width: at most.
+        generator: draws the sketch.
+    """
+    left, singular, _ = _sketched_svd(matrix, min(width, *matrix.shape), generator, powers=_POWERS)
+    return left[:, singular > 1e-7 * singular[:1]]
 
 
 def numerical_rank(singular: Tensor, eps: float, *, drop: float = 10.0, flat: float = 0.02) -> int | None:
