@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
     mixture = mix(layer, least_share=LEAST_SHARE, generator=chance)
     assert mixture is not None
     b = mixture.batch_size
-    found = Found(directions=mixture.L.new_zeros(0, b), zeros=torch.zeros(0, dtype=torch.int64))
+    found = Found.nothing(mixture.L)
     rounds = play(mixture, found, observation.input_shape, chance, options.rounds)
     solution = choose(mixture, observation, found, chance)
     for number, played in enumerate(rounds):

@@ -63,7 +63,7 @@ def test_activations_of_examples_lie_in_the_spans_and_those_of_others_do_not(pho
     inside = torch.stack([spans.outside(row).norm() for row in outputs])
     assert float(inside.max()) < 1e-4
     blends = torch.stack([spans.outside(row).norm() for row in 0.5 * (outputs + outputs.roll(1, dims=0))])
-    assert float(blends.min()) > 1e-2
+    assert float(blends.median()) > 1e-2  # not all: two that switch on the same units have a line between them
 
 
 def test_the_tail_is_the_network_and_its_errors_are_those_of_autograd(photos: Dataset) -> None:
