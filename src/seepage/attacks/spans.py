@@ -83,7 +83,7 @@ def read_spans(observation: Observation, mixture: Mixture, generator: torch.Gene
     try:
         spans = Spans(tail=Tail(observation, layer, names), bases=tuple(bases), heights=heights, bias=bias)
         vmap(jacobian(spans.outside))(bias[None])
-    except (RuntimeError, TypeError, ValueError):  # not to be run on one example (dropout, batch norm), or no tree of modules
+    except (RuntimeError, TypeError, ValueError):  # it cannot be run on one example, or is no tree of modules
         return None
     return spans
 
