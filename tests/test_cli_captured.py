@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from seepage.audit.reconstructions import write_reconstruction
@@ -17,7 +18,7 @@ from seepage.federated.storage import Capture, CaptureHeader, Sign, UpdateKind, 
 from seepage.federated.truth import write_truth
 from seepage.networks.weights import save_weights
 from seepage.networks.zoo import build_network
-from seepage.types import Attack, Outcome, PrivateBatch, Reconstruction
+from seepage.types import Attack, GradientUpdate, Outcome, PrivateBatch, Reconstruction
 
 SPEC = "mlp:100"
 
@@ -34,9 +35,12 @@ def client(b: int = 4) -> tuple[nn.Module, PrivateBatch]:
     return network, PrivateBatch(inputs=dataset.inputs[:b].clone(), labels=dataset.labels[:b].clone())
 
 
-def bundle(path: Path, b: int = 4, *, with_state: bool = True, **fields: object) -> PrivateBatch:
+def bundle(path: Path, b: int = 4, *, with_state: bool = True, noise: float = 0.0, **fields: object) -> PrivateBatch:
     network, batch = client(b)
     update = FedSGD()(network, batch, torch.Generator())
+    if noise:
+        chance = torch.Generator().manual_seed(0)
+        update = GradientUpdate({k: v + noise * torch.randn(v.shape, generator=chance) for k, v in update.items()})
     header = CaptureHeader.model_validate(
         {
             "kind": UpdateKind.GRADIENT,
@@ -193,10 +197,10 @@ def test_an_obstacle_ends_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_silence_exits_with_0_beside_a_passed_control_and_with_4_beside_a_failed_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, plant: Callable[..., Attack]
 ) -> None:
-    bundle(tmp_path / "b", 60)
+    bundle(tmp_path / "b", 60, noise=1.0)
     given = ("--update", str(tmp_path / "b"), "--attack", "spear", "--budget", "3000")
     assert attack(tmp_path, *given) == 0
-    assert "Positive control on 4 random inputs: passed" in capsys.readouterr().out
+    assert "random inputs: passed" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "finding.json").read_text())["control"]["passed"]
     monkeypatch.setattr("seepage.cli.captured.build_attack", lambda *_, **__: plant())
     assert attack(tmp_path, *given) == 4
@@ -204,6 +208,16 @@ def test_silence_exits_with_0_beside_a_passed_control_and_with_4_beside_a_failed
     assert not (tmp_path / "out" / "reconstruction.safetensors").exists()
     monkeypatch.setattr("seepage.cli.captured.build_attack", lambda *_, **__: plant(labels=(1, 2)))
     assert attack(tmp_path, *given) == 3
+
+
+def test_an_example_that_is_a_row_of_the_update_is_handed_out_and_is_no_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = bundle(tmp_path / "b", 60)
+    assert attack(tmp_path, "--update", str(tmp_path / "b"), "--attack", "spear", "--budget", "3000") == 3
+    assert "1 row of the update is an input" in " ".join(capsys.readouterr().out.split())
+    found = load_file(tmp_path / "out" / "reconstruction.safetensors")["inputs"]
+    assert float((found - batch.inputs).flatten(1).norm(dim=1).min()) < 1e-4
 
 
 def test_weights_come_from_the_bundle_or_a_file_and_not_from_chance(

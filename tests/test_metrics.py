@@ -161,6 +161,13 @@ def test_match_undoes_a_permutation_beside_diverged_reconstructions(order: list[
     assert match(lost[1:], originals).tolist()[1:] == [order.index(k) + 1 for k in range(1, 8)]
 
 
+def test_a_wild_reconstruction_does_not_take_an_original_from_its_copy() -> None:
+    originals = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    found = torch.tensor([[100.0, 0.0], [1.0, 0.0]])  # the least total would swap them
+    assert match(found, originals).tolist() == [1, 0]
+    assert match(found[:1], originals).tolist() == [0, -1]
+
+
 def test_a_duplicated_example_leaves_one_trace() -> None:
     originals = torch.tensor([[0.0, 1.0], [5.0, 5.0], [0.0, 1.0], [0.0, 1.0], [9.0, 9.0]])
     assert match(torch.tensor([[5.0, 5.0], [0.0, 1.0]]), originals).tolist() == [1, 0, 1, 1, -1]
