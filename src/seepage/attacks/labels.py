@@ -63,6 +63,11 @@ class LastLayer:
         return len(self.W)
 
     @property
+    def room(self) -> int:
+        """The largest batch whose gradient has a rank that tells it: below the classes, and a row's entries."""
+        return min(self.classes, self.W.shape[1] + int(self.has_bias)) - 1
+
+    @property
     def present(self) -> Tensor:
         """``[C]`` bool: classes whose row of ``gW`` has a negative entry: only their own examples bring one.
 
