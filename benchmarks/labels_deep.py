@@ -43,8 +43,7 @@ from torch.nn.functional import cross_entropy
 
 from seepage.attacks.balanced import read_balanced
 from seepage.attacks.exactlabels import ExactLabels
-from seepage.attacks.ilrg import ILRG
-from seepage.attacks.labelbaselines import PresentClasses, UniformProbabilities
+from seepage.attacks.labelbaselines import PresentClasses
 from seepage.attacks.labels import usable
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.pooled import PooledEmbedding
@@ -134,7 +133,7 @@ def _clipped(  # noqa: PLR0917
     batches: int,
     clip: float,
 ) -> None:
-    guesses: dict[str, Attack] = {"uniform": UniformProbabilities(), "iLRG": ILRG(), "pooled": PooledEmbedding()}
+    guesses: dict[str, Attack] = {**BASELINES, "pooled": PooledEmbedding()}
     methods = {**guesses, "exact": ExactLabels()}
     if nets[0][-1].out_features == 10:
         methods |= {"the entry": RestoreLabels()}
@@ -156,7 +155,7 @@ def visible(keep: Keep) -> None:
                 for inputs, labels in draws((x[part], y[part]), examples, batches, index, 0.0):
                     seen = observe(net, inputs, labels, (x[part].amin(), x[part].amax()), known=True)
                     exact = Once(ExactLabels())
-                    for name, attack in (("uniform", UniformProbabilities()), ("iLRG", ILRG()), ("exact", exact)):
+                    for name, attack in {**BASELINES, "exact": exact}.items():
                         add(sums, name, score(attack, seen, labels))
                     for key, value in _visible(net, inputs, labels, seen, exact.results[0]).items():
                         total[key] += value
