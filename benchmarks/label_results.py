@@ -26,6 +26,8 @@ _KNOWN = {
 
 def store(rows: list[Row], out: Path, *, section: str) -> None:
     """Put the rows in the place of those of the same setting and method, or at the end; write both files anew."""
+    if not rows:
+        return
     stored = out.with_suffix(".json")
     every: list[Row] = json.loads(stored.read_text()) if stored.exists() else []
     places = {(row["setting"], row["method"]): place for place, row in enumerate(every)}
@@ -46,7 +48,7 @@ def _markdown(rows: list[Row]) -> str:
         "# Labels from one update",
         "",
         "Commands: `python benchmarks/labels.py --inits 5 --batches 20` (untrained, wide, large, trained) and",
-        "`python benchmarks/labels_more.py`, `labels_times.py`, `labels_deep.py`, `labels_matching.py` (those after these).",
+        "`python benchmarks/labels_more.py`, `labels_times.py`, `labels_deep.py`, `labels_matching.py` (the others).",
         f"Machine: {platform.machine()} CPU, 1 thread, torch {torch.__version__}, float32 gradients.",
         "Seeds: initialisations 0, 1, ...; batch j of network i has seed 1000 i + j. A failed run scores as no labels.",
         f"Certificates: {runs} runs of `exact`, {sure:.0f} labels certified in all rows, **{bad:.0f} of them wrong**.",

@@ -1,17 +1,14 @@
 """The tables of label attacks: batches drawn, attacks run and scored, means over networks and batches."""
 
-import argparse
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from label_networks import ROOT
-from label_results import COUNTED, Row, store
+from label_options import asked, wanted
+from label_results import COUNTED, Row
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -31,33 +28,7 @@ BASELINES: dict[str, Attack] = {
     "iLRG": ILRG(),
     "RLG": RLG(),
 }
-ASKED: set[str] = set()  # methods, of `--methods`; all if empty
-Keep = Callable[[list[Row]], None]
 Sums = dict[str, dict[str, float]]
-
-
-def arguments(description: str | None, sections: Mapping[str, object]) -> argparse.ArgumentParser:
-    """``--only`` some of the sections, ``--methods`` some of their rows, and ``--out``."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(sections))
-    parser.add_argument("--methods", default="")
-    parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results" / "labels"))
-    return parser
-
-
-def run(sections: Mapping[str, Callable[[Keep], None]], options: argparse.Namespace) -> None:
-    """One section after the other; each table is written as soon as it is there."""
-    torch.set_num_threads(1)
-    ASKED.update(name for name in options.methods.split(",") if name)
-    for name in options.only.split(","):
-        started = time.perf_counter()
-        sections[name](lambda rows, name=name: store(rows, Path(options.out), section=name))
-        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-
-
-def asked(methods: Mapping[str, Attack]) -> dict[str, Attack]:
-    """Those of ``--methods``."""
-    return {name: attack for name, attack in methods.items() if not ASKED or name in ASKED}
 
 
 def no_sums() -> Sums:
@@ -110,7 +81,7 @@ def several(  # noqa: PLR0917
 ) -> list[Row]:
     """One table over networks that each have embeddings of their own; batch j of network i has seed 1000 i + j."""
     sums = no_sums()
-    for index, (net, inputs) in enumerate(heads):
+    for index, (net, inputs) in enumerate(heads if wanted(title) else []):
         bounds = (inputs.amin(), inputs.amax())  # what is public of the data: the range of all of them
         for some, true in draws((inputs, labels), examples, batches, index, skew):
             observation = observe(net, some, true, bounds, known=known)
@@ -133,7 +104,7 @@ def under_rule(  # noqa: PLR0917
 ) -> list[Row]:
     """One table of what a client of that rule sends; ``blind`` are attacks that are not told the rule."""
     sums = no_sums()
-    for index, net in enumerate(nets):
+    for index, net in enumerate(nets if wanted(title) else []):
         for inputs, labels in draws(data, examples, batches, index, 0.0):
             batch = PrivateBatch(inputs=inputs, labels=labels)
             seen = ThreatModel(batch_size=True).view(

@@ -8,7 +8,8 @@ from functools import partial
 
 import torch
 from label_networks import accuracy, cifar100, clusters, cnn, fit, head, lenet5, mnist, seeded, shuffled_cifar100
-from label_tables import BASELINES, Keep, arguments, run, table
+from label_options import Keep, arguments, run
+from label_tables import BASELINES, table
 from torch import nn
 
 from seepage.attacks.auxiliary import AuxiliaryData

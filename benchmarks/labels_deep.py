@@ -23,21 +23,8 @@ from label_networks import (
     shuffled_cifar100,
     small_resnet18,
 )
-from label_tables import (
-    BASELINES,
-    Keep,
-    Row,
-    add,
-    arguments,
-    draws,
-    mean_rows,
-    no_sums,
-    observe,
-    run,
-    score,
-    several,
-    under_rule,
-)
+from label_options import Keep, arguments, run, wanted
+from label_tables import BASELINES, Row, add, draws, mean_rows, no_sums, observe, score, several, under_rule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -149,6 +136,9 @@ def visible(keep: Keep) -> None:
     share = ", ".join(f"{accuracy(n, x[:2000], y[:2000]):.2f}/{accuracy(n, x[7000:], y[7000:]):.2f}" for n in nets)
     for split, part in (("train", slice(0, 7000)), ("held out", slice(7000, 9000))):
         for examples, batches in ((8, 20), (24, 10), (33, 4)):
+            title = f"CNN CIFAR-100 memorised (accuracy train/held out {share}), {split}, K={examples}"
+            if not wanted(title):
+                continue
             total: dict[str, float] = defaultdict(float)
             sums = no_sums()
             for index, net in enumerate(nets):
@@ -159,7 +149,6 @@ def visible(keep: Keep) -> None:
                         add(sums, name, score(attack, seen, labels))
                     for key, value in _visible(net, inputs, labels, seen, exact.results[0]).items():
                         total[key] += value
-            title = f"CNN CIFAR-100 memorised (accuracy train/held out {share}), {split}, K={examples}"
             keep(mean_rows(title, sums, len(nets), batches))
             runs = batches * len(nets)
             title = f"What float32 leaves of a batch: CNN CIFAR-100 memorised, {split}"

@@ -24,20 +24,8 @@ from label_networks import (
     shuffled_cifar100,
     vgg11,
 )
-from label_tables import (
-    BASELINES,
-    Keep,
-    add,
-    arguments,
-    mean_rows,
-    no_sums,
-    observe,
-    run,
-    score,
-    several,
-    table,
-    under_rule,
-)
+from label_options import Keep, arguments, run
+from label_tables import BASELINES, add, mean_rows, no_sums, observe, score, several, table, under_rule
 from torch import nn
 
 from seepage.attacks.auxiliary import AuxiliaryData

@@ -8,7 +8,8 @@ from unittest.mock import patch
 
 import torch
 from label_networks import head, seeded
-from label_tables import Keep, Row, add, arguments, draws, mean_rows, no_sums, observe, run, score, table
+from label_options import Keep, arguments, run
+from label_tables import Row, add, draws, mean_rows, no_sums, observe, score, table
 from torch import Tensor
 
 from seepage.attacks import exactsearch
