@@ -19,7 +19,7 @@ from seepage.audit.catalogue import build_rule
 from seepage.data.sources import draw_batch, load_dataset
 from seepage.label_scores import l1_half
 from seepage.networks.zoo import build_network
-from seepage.types import GradientUpdate, Observation, Outcome, Reconstruction, Round, ThreatModel
+from seepage.types import GradientUpdate, Observation, Reconstruction, Round, ThreatModel
 
 CLASSES, WIDTH = 40, 60
 

@@ -12,7 +12,7 @@ from seepage.attacks.exactlabels import ExactLabels
 from seepage.attacks.labels import LastLayer
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.lonecolumns import lone_classes
-from seepage.types import GradientUpdate, Observation, Outcome, Round
+from seepage.types import GradientUpdate, Observation, Round
 
 CLASSES, WIDTH, EXAMPLES, STEPS = 40, 60, 8, 50
 

@@ -58,7 +58,7 @@ class Balanced:
 
 def read_balanced(layer: LastLayer, *, reach: float) -> Balanced | None:
     """The balanced gradient at its numerical rank, ``None`` where that tells nothing or the layer has no bias."""
-    G = torch.cat([layer.gW, layer.gb[:, None]], 1).cpu()
+    G, W = layer.joined
     if not layer.has_bias or not bool(G.isfinite().all()) or min(G.shape) < 2:
         return None
     if layer.examples is not None and layer.examples > layer.room:
@@ -77,7 +77,7 @@ def read_balanced(layer: LastLayer, *, reach: float) -> Balanced | None:
     if not 0 < rank <= reach * layer.classes:
         return None
     V = Vh[:rank].T
-    B = (torch.cat([layer.W, layer.b[:, None]], 1).cpu() / columns) @ V
+    B = (W / columns) @ V
     one = V[-1] / columns[-1]
     return Balanced(U=U[:, :rank], S=S[:rank], V=V, B=B, one=one, rows=rows, columns=columns, eps=layer.eps)
 

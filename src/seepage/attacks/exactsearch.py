@@ -1,6 +1,6 @@
 """The search for the examples of a last-layer gradient: where to start, what to take, what to drop again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ _SKETCH = 64  # examples, where the batch size is unknown: half the width of the
 _POWERS = 2  # passes that turn a sketch to the singular vectors
 _FLOAT32 = 1e-9  # rounding unit of the client's above which a sketch, which squares the gradient, loses nothing
 _FLOOR = 0.1  # rounding units of the largest singular value, below which all are alike
+_AGREED = 0.2  # share by which a term may differ from the others about the batch size
 _TOLERANCES = (1e-4, 1e-3, 1e-2, 0.1)  # residuals taken after 0, 1, 2, ... rounds without success
 
 
@@ -71,7 +72,7 @@ class Search:
 
 def read_pencil(layer: LastLayer, *, reach: float) -> Pencil | str:
     """The gradient at its numerical rank, or a sentence on why its examples cannot be told apart."""
-    G = (torch.cat([layer.gW, layer.gb[:, None]], 1) if layer.has_bias else layer.gW).cpu()
+    G, W = layer.joined
     if layer.examples is not None and layer.examples > layer.room:
         return f"{layer.examples} examples exceed the rank {layer.room} that the last layer's gradient can have."
     U, S, Vh = _leading(layer, G)
@@ -81,11 +82,8 @@ def read_pencil(layer: LastLayer, *, reach: float) -> Pencil | str:
     if rank > reach * layer.classes:
         return f"The last layer's gradient has rank {rank} of {layer.classes} classes: too many examples to tell apart."
     V = Vh[:rank].T
-    B = (torch.cat([layer.W, layer.b[:, None]], 1) if layer.has_bias else layer.W).cpu() @ V
-    one = V[-1] if layer.has_bias else None
-    return Pencil(
-        U=U[:, :rank], S=S[:rank], V=V, B=B, floor=max(float(S[rank]), 0.3 * layer.eps * float(S[0])), one=one
-    )
+    floor = max(float(S[rank]), 0.3 * layer.eps * float(S[0]))
+    return Pencil(U=U[:, :rank], S=S[:rank], V=V, B=W @ V, floor=floor, one=V[-1] if layer.has_bias else None)
 
 
 def _leading(layer: LastLayer, G: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,13 +150,14 @@ def _taken(
     for i in residual.argsort().tolist():
         if len(terms) == pencil.rank or residual[i].isinf() or not examples:
             break
-        if abs(float(values[i]) - examples) > 0.2 * examples:
+        if abs(float(values[i]) - examples) > _AGREED * examples:
             continue
         own = offsets(pencil, terms) @ pencil.U / pencil.S  # [f, r]
         across = torch.cat([own @ a[i], terms.a @ (d[i] @ pencil.U / pencil.S)])
         if len(terms) == 0 or float(across.abs().max()) < 0.3 * examples:
             terms = terms.joined(classes[i : i + 1], a[i : i + 1])
-    return terms, examples
+    odd = (residual < 1e-6) & ((values - examples).abs() > _AGREED * examples)
+    return replace(terms, odd=terms.odd or bool(odd.any())), examples
 
 
 def _settled(pencil: Pencil, terms: Terms, examples: float, precision: float) -> Terms:
