@@ -59,7 +59,7 @@ def cifar10(keep: Keep) -> None:
 
 
 def cifar100_memorised(keep: Keep) -> None:
-    """A network that has learnt 7,000 images by heart, beyond C/3; `visible` of labels_deep.py has the rest."""
+    """A network that has learnt 7,000 images by heart, beyond C/3; labels_float32.py has the rest."""
     x, y = shuffled_cifar100()
     nets = [memorised(seed, x[:7000], y[:7000]) for seed in range(5)]
     share = ", ".join(f"{accuracy(n, x[:2000], y[:2000]):.2f}/{accuracy(n, x[7000:], y[7000:]):.2f}" for n in nets)
