@@ -21,8 +21,8 @@ def arguments(description: str | None, sections: Mapping[str, object]) -> argpar
     """``--only`` some of the sections, ``--tables`` whose title holds such a text, ``--methods``, and ``--out``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(sections))
-    parser.add_argument("--tables", default="", help="texts parted by semicolons")
-    parser.add_argument("--methods", default="")
+    parser.add_argument("--tables", default="", help="whose title holds one of these; parted by semicolons")
+    parser.add_argument("--methods", default="", help="of each table; parted by semicolons")
     parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results" / "labels"))
     return parser
 
@@ -30,7 +30,7 @@ def arguments(description: str | None, sections: Mapping[str, object]) -> argpar
 def run(sections: Mapping[str, Callable[[Keep], None]], options: argparse.Namespace) -> None:
     """One section after the other; each table is written as soon as it is there."""
     torch.set_num_threads(1)
-    ASKED.update(name for name in options.methods.split(",") if name)
+    ASKED.update(name for name in options.methods.split(";") if name)
     WITHIN.extend(text for text in options.tables.split(";") if text)
     for name in options.only.split(","):
         started = time.perf_counter()
