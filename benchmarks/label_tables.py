@@ -1,22 +1,20 @@
 """The tables of label attacks: batches drawn, attacks run and scored, means over networks and batches."""
 
-import argparse
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from label_networks import ROOT
-from label_results import COUNTED, Row, store
+from label_options import asked, wanted
+from label_results import COUNTED, Row
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from seepage.attacks.ilrg import ILRG
 from seepage.attacks.labelbaselines import IDLG, AllZeros, EvenCounts, SignRule, UniformProbabilities
+from seepage.attacks.rlg import RLG
 from seepage.label_scores import exact_vector, l1_half, leacc, lnacc
 from seepage.types import Attack, GradientUpdate, Observation, Outcome, PrivateBatch, Round, ThreatModel, UpdateRule
 
@@ -28,26 +26,9 @@ BASELINES: dict[str, Attack] = {
     "sign rule": SignRule(),
     "iLRG, published rounding": ILRG(published_rounding=True),
     "iLRG": ILRG(),
+    "RLG": RLG(),
 }
-Keep = Callable[[list[Row]], None]
 Sums = dict[str, dict[str, float]]
-
-
-def arguments(description: str | None, sections: Mapping[str, object]) -> argparse.ArgumentParser:
-    """``--only`` some of the sections, and ``--out``."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(sections))
-    parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results" / "labels"))
-    return parser
-
-
-def run(sections: Mapping[str, Callable[[Keep], None]], options: argparse.Namespace) -> None:
-    """One section after the other; each table is written as soon as it is there."""
-    torch.set_num_threads(1)
-    for name in options.only.split(","):
-        started = time.perf_counter()
-        sections[name](lambda rows, name=name: store(rows, Path(options.out), section=name))
-        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
 
 def no_sums() -> Sums:
@@ -100,11 +81,11 @@ def several(  # noqa: PLR0917
 ) -> list[Row]:
     """One table over networks that each have embeddings of their own; batch j of network i has seed 1000 i + j."""
     sums = no_sums()
-    for index, (net, inputs) in enumerate(heads):
+    for index, (net, inputs) in enumerate(heads if wanted(title) else []):
         bounds = (inputs.amin(), inputs.amax())  # what is public of the data: the range of all of them
         for some, true in draws((inputs, labels), examples, batches, index, skew):
             observation = observe(net, some, true, bounds, known=known)
-            for name, attack in methods.items():
+            for name, attack in asked(methods).items():
                 add(sums, name, score(attack, observation, true))
     return mean_rows(title, sums, len(heads), batches)
 
@@ -123,7 +104,7 @@ def under_rule(  # noqa: PLR0917
 ) -> list[Row]:
     """One table of what a client of that rule sends; ``blind`` are attacks that are not told the rule."""
     sums = no_sums()
-    for index, net in enumerate(nets):
+    for index, net in enumerate(nets if wanted(title) else []):
         for inputs, labels in draws(data, examples, batches, index, 0.0):
             batch = PrivateBatch(inputs=inputs, labels=labels)
             seen = ThreatModel(batch_size=True).view(
@@ -134,29 +115,31 @@ def under_rule(  # noqa: PLR0917
                 classes=net[-1].out_features,
                 bounds=bounds,
             )
-            for name, attack in methods.items():
+            for name, attack in asked(methods).items():
                 add(sums, name, score(attack, seen, labels))
-            for name, attack in blind.items():
+            for name, attack in asked(blind).items():
                 add(sums, name, score(attack, replace(seen, rule=None), labels))
     return mean_rows(title, sums, len(nets), batches)
 
 
 def score(attack: Attack, observation: Observation, labels: Tensor) -> dict[str, float]:
     """The numbers of one run."""
-    started = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     result = attack(observation, generator=torch.Generator().manual_seed(0))
-    seconds = time.perf_counter() - started
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     got = result.labels if result.labels is not None else labels[:0]
     sure = torch.bincount(got[result.certified], minlength=observation.classes) if len(got) else torch.zeros(1)
     true = torch.bincount(labels, minlength=observation.classes)
-    wrong = sure - true if result.outcome is Outcome.EXACT else (sure - true).clamp_min(0)  # EXACT: none is lacking
+    whole = len(got) > 0 and bool(result.certified.all())
+    wrong = sure - true if whole else (sure - true).clamp_min(0)  # where all are certified none may be lacking
     return {
         "leacc": leacc(got, labels, observation.classes),
         "lnacc": lnacc(got, labels, observation.classes),
         "exact_vector": exact_vector(got, labels, observation.classes),
         "l1_half": l1_half(got, labels, observation.classes),
-        "ms": 1000 * seconds,
-        "exact": float(result.outcome is Outcome.EXACT),
+        "ms": 1000 * wall,
+        "cpu_ms": 1000 * cpu,
+        "exact": float(whole),
         "certified_labels": float(sure.sum()),
         "wrong_certified": float(wrong.abs().sum()) if len(got) else 0.0,
         "failed": float(result.outcome is Outcome.FAILED),

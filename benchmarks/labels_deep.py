@@ -1,10 +1,9 @@
-"""Labels of trained deep networks, clipped gradients and what float32 hides; adds to benchmarks/results/labels.*.
+"""Labels of trained deep networks and of clipped gradients; adds to benchmarks/results/labels.*.
 
-Reads only ../shared/data (or $SEEPAGE_DATA). Options: --only trained,clipped,visible; --out. Each table is written as
+Reads only ../shared/data (or $SEEPAGE_DATA). Options: --only trained,clipped; --out. Each table is written as
 soon as it is there. Networks that take minutes to train are kept in a temporary folder.
 """
 
-from collections import defaultdict
 from collections.abc import Callable
 
 import torch
@@ -17,40 +16,23 @@ from label_networks import (
     fit,
     half_vgg16,
     lenet5,
-    memorised,
     on_top,
     seeded,
     shuffled_cifar100,
     small_resnet18,
 )
-from label_tables import (
-    BASELINES,
-    Keep,
-    Row,
-    add,
-    arguments,
-    draws,
-    mean_rows,
-    no_sums,
-    observe,
-    run,
-    score,
-    several,
-    under_rule,
-)
+from label_options import Keep, arguments, run
+from label_tables import BASELINES, several, under_rule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from seepage.attacks.balanced import read_balanced
 from seepage.attacks.exactlabels import ExactLabels
-from seepage.attacks.ilrg import ILRG
-from seepage.attacks.labelbaselines import PresentClasses, UniformProbabilities
-from seepage.attacks.labels import usable
+from seepage.attacks.labelbaselines import PresentClasses
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.pooled import PooledEmbedding
 from seepage.federated.dpsgd import DPSGD
 from seepage.networks.architectures import mlp
-from seepage.types import Attack, Observation, Reconstruction
+from seepage.types import Attack
 
 _STAGES = {"ResNet18": (3, 10), "VGG16 at half width": (3,)}  # epochs
 
@@ -134,7 +116,7 @@ def _clipped(  # noqa: PLR0917
     batches: int,
     clip: float,
 ) -> None:
-    guesses: dict[str, Attack] = {"uniform": UniformProbabilities(), "iLRG": ILRG(), "pooled": PooledEmbedding()}
+    guesses: dict[str, Attack] = {**BASELINES, "pooled": PooledEmbedding()}
     methods = {**guesses, "exact": ExactLabels()}
     if nets[0][-1].out_features == 10:
         methods |= {"the entry": RestoreLabels()}
@@ -143,94 +125,9 @@ def _clipped(  # noqa: PLR0917
     keep(under_rule(title, rule, nets, data, examples, batches, methods, blind=blind, bounds=bounds))
 
 
-def visible(keep: Keep) -> None:
-    """A network that has learnt 7,000 images by heart: what comes back of batches, and what float32 leaves."""
-    x, y = shuffled_cifar100()
-    nets = [memorised(seed, x[:7000], y[:7000]) for seed in range(5)]
-    share = ", ".join(f"{accuracy(n, x[:2000], y[:2000]):.2f}/{accuracy(n, x[7000:], y[7000:]):.2f}" for n in nets)
-    for split, part in (("train", slice(0, 7000)), ("held out", slice(7000, 9000))):
-        for examples, batches in ((8, 20), (24, 10), (33, 4)):
-            total: dict[str, float] = defaultdict(float)
-            sums = no_sums()
-            for index, net in enumerate(nets):
-                for inputs, labels in draws((x[part], y[part]), examples, batches, index, 0.0):
-                    seen = observe(net, inputs, labels, (x[part].amin(), x[part].amax()), known=True)
-                    exact = Once(ExactLabels())
-                    for name, attack in (("uniform", UniformProbabilities()), ("iLRG", ILRG()), ("exact", exact)):
-                        add(sums, name, score(attack, seen, labels))
-                    for key, value in _visible(net, inputs, labels, seen, exact.results[0]).items():
-                        total[key] += value
-            title = f"CNN CIFAR-100 memorised (accuracy train/held out {share}), {split}, K={examples}"
-            keep(mean_rows(title, sums, len(nets), batches))
-            runs = batches * len(nets)
-            title = f"What float32 leaves of a batch: CNN CIFAR-100 memorised, {split}"
-            row: Row = {"setting": title, "method": f"K={examples}", "networks": len(nets), "batches": batches}
-            row |= {key: total[key] / runs / examples for key in ("unreadable", "below the rank", "labels right")}
-            row |= {"certified": total["certified"] / runs / examples, "wrong of certified": total["wrong"]}
-            row |= {"batches all readable": total["readable"], "of these exact": total["readable and exact"]}
-            row |= {"others": runs - total["readable"], "of the others exact": total["hidden and exact"]}
-            keep([row])
-
-
-class Once:
-    """An attack that keeps what it returned."""
-
-    def __init__(self, attack: Attack) -> None:
-        self.attack = attack
-        self.results: list[Reconstruction] = []
-
-    def __call__(self, observation: Observation, *, generator: torch.Generator) -> Reconstruction:
-        self.results.append(self.attack(observation, generator=generator))
-        return self.results[-1]
-
-
-def _visible(
-    net: nn.Sequential, inputs: Tensor, labels: Tensor, seen: Observation, result: Reconstruction
-) -> dict[str, float]:
-    pencil = read_balanced(usable(seen), reach=0.75)
-    rank = len(labels) if pencil is None else pencil.rank
-    unreadable = int((_readable(net, inputs, labels) < 0.5).sum())
-    got = torch.zeros(0, dtype=torch.int64) if result.labels is None else result.labels
-    true, all_found = torch.bincount(labels, minlength=100), torch.bincount(got, minlength=100)
-    sure = torch.bincount(got[result.certified], minlength=100) if len(got) else all_found
-    exact = torch.equal(all_found, true)
-    return {
-        "unreadable": unreadable,
-        "below the rank": len(labels) - rank,
-        "labels right": float(torch.minimum(all_found, true).sum()),
-        "certified": float(sure.sum()),
-        "wrong": float((sure - true).clamp_min(0).sum()),
-        "readable": float(unreadable == 0),
-        "readable and exact": float(unreadable == 0 and exact),
-        "hidden and exact": float(unreadable > 0 and exact),
-    }
-
-
-def _readable(net: nn.Sequential, inputs: Tensor, labels: Tensor) -> Tensor:
-    """``[K]``: of each example the share of its embedding that an oracle could read to a tenth.
-
-    The oracle knows all other examples' errors and embeddings exactly, and this one's error as well; only the float32
-    rounding of the sum (half a unit of all terms' sizes, measured to fit) stands between it and the embedding.
-    The label's own entry is left aside: it is 1 - p, rounded to 0 where the example is faint.
-    """
-    with torch.no_grad():
-        embeddings = torch.cat([net[:-1](inputs), torch.ones(len(inputs), 1)], 1).double()
-        weights = torch.cat([net[-1].weight, net[-1].bias[:, None]], 1).double()
-    errors = torch.softmax(embeddings @ weights.T, 1)
-    errors[torch.arange(len(labels)), labels] = -errors.scatter(1, labels[:, None], 0.0).sum(1)  # p - 1, not rounded
-    rounding = torch.finfo(torch.float32).eps / 2 * (errors.abs().T @ embeddings.abs())
-    shares = []
-    for error, embedding, label in zip(errors, embeddings, labels.tolist(), strict=True):
-        seen = torch.outer(error, embedding) / rounding.clamp_min(1e-300)
-        seen[label] = 0.0
-        shares.append((seen.norm(dim=0)[embedding > 0] > 10).double().mean())
-    return torch.stack(shares)
-
-
 SECTIONS: dict[str, Callable[[Keep], None]] = {
     "trained": trained,
     "clipped": clipped,
-    "visible": visible,
 }
 
 

@@ -10,7 +10,7 @@ from statistics import mean, median
 
 import torch
 from label_networks import DATA
-from label_tables import Keep, arguments, run
+from label_options import Keep, arguments, run
 from torch import Tensor
 
 from seepage.attacks.labelattack import LabelAttack, Question

@@ -1,4 +1,4 @@
-"""More label tables: networks trained and deep, FedAvg, noise, times, soundness; adds to benchmarks/results/labels.*.
+"""More label tables: networks trained and deep, FedAvg, noise, soundness; adds to benchmarks/results/labels.*.
 
 Reads only ../shared/data (or $SEEPAGE_DATA). Options: --only cifar10,cifar100,...; --out. Each table is written as soon
 as it is there. Networks that take minutes to train are kept in a temporary folder.
@@ -14,7 +14,6 @@ from label_networks import (
     clusters,
     convolutions,
     fit,
-    head,
     imagenet_photos,
     kept,
     lenet5,
@@ -25,28 +24,15 @@ from label_networks import (
     shuffled_cifar100,
     vgg11,
 )
-from label_tables import (
-    BASELINES,
-    Keep,
-    Row,
-    add,
-    arguments,
-    mean_rows,
-    no_sums,
-    observe,
-    run,
-    score,
-    several,
-    table,
-    under_rule,
-)
+from label_options import Keep, arguments, run
+from label_tables import BASELINES, add, mean_rows, no_sums, observe, score, several, table, under_rule
 from torch import nn
 
 from seepage.attacks.auxiliary import AuxiliaryData
 from seepage.attacks.classmeans import ClassMeans
 from seepage.attacks.exactlabels import ExactLabels
 from seepage.attacks.ilrg import ILRG
-from seepage.attacks.labelbaselines import PresentClasses, UniformProbabilities
+from seepage.attacks.labelbaselines import PresentClasses
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.noiseprior import NoisePrior
 from seepage.attacks.pooled import PooledEmbedding
@@ -73,11 +59,11 @@ def cifar10(keep: Keep) -> None:
 
 
 def cifar100_memorised(keep: Keep) -> None:
-    """A network that has learnt 7,000 images by heart, beyond C/3; `visible` of labels_deep.py has the rest."""
+    """A network that has learnt 7,000 images by heart, beyond C/3; labels_float32.py has the rest."""
     x, y = shuffled_cifar100()
     nets = [memorised(seed, x[:7000], y[:7000]) for seed in range(5)]
     share = ", ".join(f"{accuracy(n, x[:2000], y[:2000]):.2f}/{accuracy(n, x[7000:], y[7000:]):.2f}" for n in nets)
-    methods: dict[str, Attack] = {"uniform": UniformProbabilities(), "iLRG": ILRG(), "exact": ExactLabels()}
+    methods: dict[str, Attack] = {**BASELINES, "pooled": PooledEmbedding(), "exact": ExactLabels()}
     for split, part in (("held out", slice(7000, 9000)), ("train", slice(0, 7000))):
         for examples, batches in ((36, 2), (48, 1)):
             title = f"CNN CIFAR-100 memorised (accuracy train/held out {share}), {split}, K={examples}"
@@ -113,29 +99,6 @@ def soundness(keep: Keep) -> None:
             keep(mean_rows(title, sums, 5, 25))
 
 
-def times(keep: Keep) -> None:
-    """Random last layers; what iLRG's reference takes is in the documentation."""
-    methods: dict[str, Attack] = {
-        "iLRG": ILRG(),
-        "uniform": UniformProbabilities(),
-        "pooled": PooledEmbedding(),
-        "noise prior": NoisePrior(),
-        "exact": ExactLabels(),
-    }
-    rows: dict[str, Row] = {}
-    for classes, examples in ((10, 3), (100, 24), (1000, 64)):
-        for width in (84, 512, 4096):
-            net = seeded(0, lambda w=width, c=classes: head(w, c))
-            generator = torch.Generator().manual_seed(7)
-            x = torch.relu(torch.randn(4 * examples, width, generator=generator) + 0.3)
-            y = torch.randint(classes, (len(x),), generator=generator)
-            for row in table("", [net], (x, y), examples, 3, methods):
-                title = "Milliseconds per restoration, mean of 3 batches (K = 3, 24 and 64 of C = 10, 100 and 1,000)"
-                mine = rows.setdefault(str(row["method"]), {"setting": title, "method": row["method"]})
-                mine |= {"networks": 1, "batches": 3, f"C={classes}, m={width}": float(row["ms"])}
-    keep(list(rows.values()))
-
-
 def activations(keep: Keep) -> None:
     """LeNet-5 with Leaky ReLU and Swish at the batch sizes of the ReLU rows."""
     x, y = cifar100()
@@ -166,11 +129,8 @@ def deep(keep: Keep) -> None:
 
 def fedavg(keep: Keep) -> None:
     """64 examples in local batches of 16; iLRG on the first state alone, as published, and along the way."""
-    told = {
-        "uniform": UniformProbabilities(),
-        "iLRG, along the way": ILRG(),
-        "pooled, along the way": PooledEmbedding(),
-    }
+    told = {name: one for name, one in BASELINES.items() if not name.startswith("iLRG")}
+    told |= {"iLRG, along the way": ILRG(), "pooled, along the way": PooledEmbedding()}
     methods: dict[str, Attack] = {**told, "the entry": RestoreLabels()}
     blind: dict[str, Attack] = {"iLRG, first state": ILRG(), "pooled, first state": PooledEmbedding()}
     for name, build, data in (
@@ -186,13 +146,8 @@ def fedavg(keep: Keep) -> None:
 
 def noise(keep: Keep) -> None:
     """DP-SGD without clipping to speak of, the noise's deviation known."""
-    methods: dict[str, Attack] = {
-        "uniform": UniformProbabilities(),
-        "iLRG": ILRG(),
-        "pooled": PooledEmbedding(),
-        "exact": ExactLabels(),
-        "the entry": RestoreLabels(),
-    }
+    methods: dict[str, Attack] = {**BASELINES, "pooled": PooledEmbedding()}
+    methods |= {"exact": ExactLabels(), "the entry": RestoreLabels()}
     nets = [seeded(index, lambda: lenet5(nn.ReLU)) for index in range(3)]
     for amount in (0.0, 1e-5, 1e-4, 1e-3, 1e-2):
         rule = DPSGD(clip=100.0, noise=amount)
@@ -240,7 +195,6 @@ SECTIONS: dict[str, Callable[[Keep], None]] = {
     "digits": digits,
     "cifar10": cifar10,
     "soundness": soundness,
-    "times": times,
     "activations": activations,
     "fedavg": fedavg,
     "noise": noise,

@@ -242,7 +242,7 @@ def test_under_known_noise_nothing_is_certified_and_errors_grow_with_it(steps: i
             result, batch = under(RestoreLabels(), f"dpsgd:clip=50,noise={noise}", 5, seed=seed, steps=steps)
             assert result.labels is not None
             if noise == "0":  # clipping alone, if any, hides nothing
-                assert result.outcome is Outcome.EXACT
+                assert bool(result.certified.all())
             else:
                 assert not bool(result.certified.any())
             total += l1_half(result.labels, batch.labels, 30) / 4

@@ -68,9 +68,27 @@ def test_no_size_is_made_up_where_clipping_took_the_scale() -> None:
 
 def test_a_batch_of_copies_says_that_their_number_is_open() -> None:
     result = run(ExactLabels(), under("fedsgd", twice(drawn(2, 1))))
-    assert "unless every example was there equally often" in result.reason
+    assert bool(result.certified.all())
+    assert result.outcome is not Outcome.EXACT
+    assert "several copies of them all" in result.reason
     known = run(ExactLabels(), under("fedsgd", twice(drawn(2, 1)), known=True))
     assert known.outcome is not Outcome.EXACT
+
+
+@pytest.mark.parametrize("share", [0.5, 2.0])
+@pytest.mark.parametrize("bias", [True, False])
+def test_of_two_batches_at_once_none_is_certified_for_the_other(share: float, bias: bool) -> None:
+    for seed in range(6):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = nn.Sequential(nn.Linear(WIDTH, 48), nn.ReLU(), nn.Linear(48, 30, bias=bias))
+        names, values = zip(*net.named_parameters(), strict=True)
+        batches = [drawn(examples, 10 * seed + examples) for examples in (1 + seed % 3, 3)]
+        terms = [torch.autograd.grad(cross_entropy(net(one.inputs), one.labels), values) for one in batches]
+        update = {name: first + share * second for name, first, second in zip(names, *terms, strict=True)}
+        one = Round(network=net, update=GradientUpdate(update))
+        result = run(ExactLabels(rounds=3), Observation(rounds=(one,), input_shape=(WIDTH,), classes=30))
+        assert not bool(result.certified.any())
 
 
 def test_a_sum_of_losses_is_no_mean_of_fewer_examples_than_its_rank() -> None:

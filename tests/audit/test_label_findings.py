@@ -50,8 +50,9 @@ def test_a_label_attack_carries_numbers_and_no_psnr(name: str) -> None:
 
 
 def test_certified_labels_are_a_leak_and_are_the_true_ones() -> None:
+    assert finding_of("labels").outcome == "exact"
     finding = finding_of("labels", known=False)
-    assert finding.outcome == "exact"
+    assert finding.outcome == "approximate"  # the batch may be several copies of these
     assert finding.labels == sorted(finding.true_labels or [])
     assert finding.certified == [True] * 4
     assert verdict([finding], batches=1, threshold=0.0) is Verdict.LEAKED

@@ -50,6 +50,10 @@ class AuxiliaryData(LabelAttack):
         if tuple(self.inputs.shape[1:]) != tuple(observation.input_shape):
             reason = f"should have shape {list(observation.input_shape)} each; found {list(self.inputs.shape[1:])}."
             found.append(Obstacle(where="auxiliary inputs", reason=reason))
+        if self.labels is not None and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < observation.classes:
+            span = f"{int(self.labels.min())} to {int(self.labels.max())}"
+            reason = f"should lie in 0 to {observation.classes - 1}; found {span}."
+            found.append(Obstacle(where="auxiliary labels", reason=reason))
         return found
 
     def typical_inputs(self, observation: Observation, generator: torch.Generator) -> Tensor:  # noqa: ARG002

@@ -58,8 +58,10 @@ class Balanced:
 
 def read_balanced(layer: LastLayer, *, reach: float) -> Balanced | None:
     """The balanced gradient at its numerical rank, ``None`` where that tells nothing or the layer has no bias."""
-    G = torch.cat([layer.gW, layer.gb[:, None]], 1).cpu()
+    G, W = layer.joined
     if not layer.has_bias or not bool(G.isfinite().all()) or min(G.shape) < 2:
+        return None
+    if layer.examples is not None and layer.examples > layer.room:
         return None
     A, rows, columns = G, torch.ones_like(G[:, 0]), torch.ones_like(G[0])
     for _ in range(_PASSES):
@@ -75,21 +77,21 @@ def read_balanced(layer: LastLayer, *, reach: float) -> Balanced | None:
     if not 0 < rank <= reach * layer.classes:
         return None
     V = Vh[:rank].T
-    B = (torch.cat([layer.W, layer.b[:, None]], 1).cpu() / columns) @ V
+    B = (W / columns) @ V
     one = V[-1] / columns[-1]
     return Balanced(U=U[:, :rank], S=S[:rank], V=V, B=B, one=one, rows=rows, columns=columns, eps=layer.eps)
 
 
 def _rank(layer: LastLayer, S: Tensor) -> int:
     """How many singular values stand above the rounding, 0 if that cannot be told."""
-    room, level = min(layer.classes - 1, len(S) - 1), _NOISE * layer.eps * float(S[0])
+    level = _NOISE * layer.eps * float(S[0])
     if layer.examples is not None:
-        if layer.examples > room or float(S[layer.examples]) > level:
+        if float(S[layer.examples]) > level:
             return 0
         return int((S[: layer.examples] > _KNOWN_GAP * S[layer.examples]).sum())
     tail = S[3 * len(S) // 4 :].median()
     rank = int((_UNKNOWN_GAP * tail < S).sum())
-    return rank if rank <= room and float(S[rank]) < level else 0
+    return rank if rank <= layer.room and float(S[rank]) < level else 0
 
 
 def model_errors(pencil: Balanced, classes: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,8 +26,7 @@ def sharpened(layer: LastLayer, pencil: Balanced) -> Balanced | None:
     """The same pencil with sharper singular spaces; ``None`` if the rank does not hold, or there is too much of it."""
     if len(pencil.U) * pencil.rank > _MOST or not _FLOAT32[0] < pencil.eps < _FLOAT32[1]:
         return None
-    G = torch.cat([layer.gW, layer.gb[:, None]], 1).cpu()
-    A = G * pencil.rows[:, None] * pencil.columns
+    A = layer.joined[0] * pencil.rows[:, None] * pencil.columns
     lived = A.any(1)[:, None] & A.any(0)
     factors = _Factors(D=pencil.U * pencil.S.sqrt(), F=pencil.V * pencil.S.sqrt())
     held = None
@@ -124,5 +123,5 @@ def _respanned(layer: LastLayer, pencil: Balanced, factors: _Factors) -> Balance
     right, right_mixed = torch.linalg.qr(factors.F)
     u, S, vh = torch.linalg.svd(left_mixed @ right_mixed.T)
     V = right @ vh.T
-    B = (torch.cat([layer.W, layer.b[:, None]], 1).cpu() / pencil.columns) @ V
+    B = (layer.joined[1] / pencil.columns) @ V
     return replace(pencil, U=left @ u, S=S, V=V, B=B, one=V[-1] / pencil.columns[-1])

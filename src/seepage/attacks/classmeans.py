@@ -38,6 +38,11 @@ class ClassMeans(LabelAttack):
     draws: int = 1000
     rounds: int = 4
 
+    def __post_init__(self) -> None:
+        for word in ("draws", "rounds"):
+            if getattr(self, word) < 1:
+                raise ValueError(f"`{word}` should be at least 1; found {getattr(self, word)}.")
+
     @property
     def name(self) -> str:
         """``class-means``."""

@@ -51,6 +51,15 @@ class ExactLabels(LabelAttack):
     reach: float = 0.75
     precision: float = 30.0
 
+    def __post_init__(self) -> None:
+        for word in ("rounds", "starts", "steps"):
+            if getattr(self, word) < 1:
+                raise ValueError(f"`{word}` should be at least 1; found {getattr(self, word)}.")
+        if not 0 < self.reach <= 1:
+            raise ValueError(f"`reach` should lie in (0, 1]; found {self.reach}.")
+        if not self.precision > 0:
+            raise ValueError(f"`precision` should be positive; found {self.precision}.")
+
     @property
     def name(self) -> str:
         """``exact-labels``."""
@@ -152,6 +161,8 @@ def _summary(layer: LastLayer, pencil: Pencil, terms: Terms, examples: int, prec
         floor = precision * pencil.floor * max(1, found) ** 0.5
         room = layer.classes - (0 if layer.has_bias else 1)
         posed = room - r >= 3 if found == r else room - 2 * r >= 10
+        if layer.examples is None and found < r:  # most of the terms have to agree on the batch size, and none disagree
+            posed = posed and 2 * found > r and not terms.odd
         certified = (weight > 10 * beyond) & (beyond < min(floor, 0.5 * float(pencil.S[-1]))) & posed
     rest = torch.zeros(layer.classes, dtype=torch.int64)
     if missing:

@@ -12,6 +12,9 @@ __all__ = ["reported"]
 def reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Reconstruction:
     """EXACT if every example is there, certified, and their number known; a guess where nothing is certified.
 
+    A batch size that the gradient tells is told up to a multiple: copies of the whole batch have the same mean. All
+    labels are certified then, and the outcome is not EXACT (docs/decisions/0011).
+
     Args:
         layer: what was read.
         found: the examples, or a sentence on why there are none.
@@ -34,11 +37,11 @@ def reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Re
     labels = torch.cat([found.labels, guessed])
     order = labels.argsort(stable=True)
     certified = torch.cat([found.certified, torch.zeros(len(guessed), dtype=torch.bool)])[order]
-    exact, sure = found.sized and bool(certified.all()), int(certified.sum())
+    whole, sure = found.sized and bool(certified.all()), int(certified.sum())
     error = len(guessed) / len(labels) if layer.deviation else 1 - sure / len(labels)
-    confidence = "certified" if exact else "estimated" if sure or layer.deviation else "guess"
+    confidence = "certified" if whole else "estimated" if sure or layer.deviation else "guess"
     return Reconstruction(
-        outcome=Outcome.EXACT if exact else Outcome.APPROXIMATE,
+        outcome=Outcome.EXACT if whole and layer.examples is not None else Outcome.APPROXIMATE,
         labels=labels[order],
         certified=certified,
         reason=_how_sure(layer, found, sure, len(labels)),
@@ -64,4 +67,4 @@ def _how_sure(layer: LastLayer, found: RestoredExamples, sure: int, labels: int)
         return said
     if not found.sized:
         return f"{said} There may be more: clipping hides how many copies of an example there were."
-    return f"{said} The batch size too, unless every example was there equally often, twice or more."
+    return f"{said} The batch is these, or several copies of them all, which no gradient tells apart (grant its size)."

@@ -5,7 +5,7 @@ With the bias appended, ``G [C, m+1] = (1/K) sum_k d_k e_k^T`` has rank K. Lette
 ``B = [W b] V [C, r]``. Without bias G is ``gW [C, m]``, and no entry of ``e`` is known.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,26 +54,28 @@ class Terms:
     Args:
         classes: ``[f]`` int64.
         a: ``[f, r]``.
+        odd: whether other roots, as tight, say another batch size: copies of one example, or several batches at once.
     """
 
     classes: Tensor
     a: Tensor
+    odd: bool = False
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def joined(self, classes: Tensor, a: Tensor) -> "Terms":
         """These and one or more besides."""
-        return Terms(classes=torch.cat([self.classes, classes]), a=torch.cat([self.a, a]))
+        return replace(self, classes=torch.cat([self.classes, classes]), a=torch.cat([self.a, a]))
 
     def first(self, count: int) -> "Terms":
         """The first few."""
-        return Terms(classes=self.classes[:count], a=self.a[:count])
+        return replace(self, classes=self.classes[:count], a=self.a[:count])
 
     def without(self, index: int) -> "Terms":
         """All but one."""
         keep = torch.arange(len(self)) != index
-        return Terms(classes=self.classes[keep], a=self.a[keep])
+        return replace(self, classes=self.classes[keep], a=self.a[keep])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +156,7 @@ def refine(pencil: Pencil, terms: Terms, examples: float, steps: int = 10, most:
             damped.diagonal().add_(damping)
             factor, failed = torch.linalg.cholesky_ex(damped)
             step = torch.cholesky_solve((g / scale)[:, None], factor)[:, 0] / scale
-            moved = Terms(classes=terms.classes, a=terms.a + step.view(len(terms), -1) @ N.T)
+            moved = replace(terms, a=terms.a + step.view(len(terms), -1) @ N.T)
             beyond_new = beyond if failed else excess(pencil, moved, examples)
             if beyond_new < beyond:
                 terms, beyond, damping = moved, beyond_new, max(damping * 0.01, 1e-14)

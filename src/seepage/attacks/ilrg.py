@@ -31,6 +31,10 @@ class ILRG(LabelAttack):
     alpha: float = 1.0
     published_rounding: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise ValueError(f"`alpha` should be positive; found {self.alpha}.")
+
     @property
     def name(self) -> str:
         """``ilrg``."""

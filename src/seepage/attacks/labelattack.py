@@ -9,11 +9,11 @@ from seepage.attacks.biasless import with_bias_gradient
 from seepage.attacks.clippedrules import clips
 from seepage.attacks.embeddings import noise_inputs
 from seepage.attacks.labelcounts import estimate
-from seepage.attacks.labels import LastLayer, batch_size, label_obstacles, silent, usable
+from seepage.attacks.labels import LastLayer, batch_size, label_obstacles, usable
 from seepage.attacks.unclipped import with_clipping_undone
-from seepage.types import Observation, Obstacle, Progress, Reconstruction, go_on
+from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
-__all__ = ["LabelAttack", "Question"]
+__all__ = ["LabelAttack", "Question", "silent"]
 
 _TYPICAL = 64  # noise inputs whose embeddings' size is averaged
 
@@ -90,3 +90,15 @@ class LabelAttack:
     def counts(self, question: Question) -> Tensor:
         """``[C]`` real numbers, before rounding."""
         raise NotImplementedError
+
+
+def silent(layer: LastLayer, method: str) -> Reconstruction | None:
+    """A failed reconstruction if the gradient of the last layer's weights or of its bias is all zero, else ``None``."""
+    weights, bias = bool(layer.gW.any()), bool(layer.gb.any())
+    if weights and (bias or not layer.has_bias):
+        return None
+    reason = f"The gradient of {layer.name} is all zero: the client fits its batch exactly, or sent nothing."
+    if weights or bias:
+        zero, other = ("bias", "weights") if weights else ("weights", "bias")
+        reason = f"The gradient of {layer.name}'s {zero} is all zero, that of its {other} is not: frozen, or withheld."
+    return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats={"method": method})

@@ -12,8 +12,6 @@ from seepage.types import (
     NoisyRule,
     Observation,
     Obstacle,
-    Outcome,
-    Reconstruction,
     Traces,
 )
 
@@ -22,7 +20,6 @@ __all__ = [
     "batch_size",
     "label_obstacles",
     "last_layer",
-    "silent",
     "usable",
 ]
 
@@ -61,6 +58,18 @@ class LastLayer:
     def classes(self) -> int:
         """How many classes there are."""
         return len(self.W)
+
+    @property
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """``(gradient, weights)`` on the CPU, ``[C, m + 1]`` with the bias as last column, ``[C, m]`` without."""
+        if not self.has_bias:
+            return self.gW.cpu(), self.W.cpu()
+        return torch.cat([self.gW, self.gb[:, None]], 1).cpu(), torch.cat([self.W, self.b[:, None]], 1).cpu()
+
+    @property
+    def room(self) -> int:
+        """The largest batch whose gradient has a rank that tells it: below the classes, and a row's entries."""
+        return min(self.classes, self.W.shape[1] + int(self.has_bias)) - 1
 
     @property
     def present(self) -> Tensor:
@@ -194,14 +203,3 @@ def batch_size(layer: LastLayer) -> int:
     if layer.examples is None:
         raise InputError("`batch_size` should be known to this method; found None. ExactLabels may restore it.")
     return layer.examples
-
-
-def silent(layer: LastLayer, method: str) -> Reconstruction | None:
-    """A failed reconstruction if the last layer's gradient is all zero, else ``None``."""
-    if bool(layer.gW.any()) and (bool(layer.gb.any()) or not layer.has_bias):
-        return None
-    return Reconstruction(
-        outcome=Outcome.FAILED,
-        reason=f"The gradient of {layer.name} is all zero: the client fits its batch exactly, or sent nothing.",
-        stats={"method": method},
-    )

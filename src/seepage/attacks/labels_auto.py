@@ -50,6 +50,10 @@ class RestoreLabels:
     near: float = 0.05
     untrained: float = 3.0
 
+    def __post_init__(self) -> None:
+        if self.noises < 1:
+            raise ValueError(f"`noises` should be at least 1; found {self.noises}.")
+
     @property
     def name(self) -> str:
         """``labels``."""

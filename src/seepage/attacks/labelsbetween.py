@@ -6,8 +6,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from seepage.attacks.labelattack import silent
 from seepage.attacks.labelcounts import estimate
-from seepage.attacks.labels import silent, usable
+from seepage.attacks.labels import usable
 from seepage.attacks.pooled import pooled_probabilities
 from seepage.errors import InputError
 from seepage.types import GradientUpdate, LocalTraining, Observation, Reconstruction, Round

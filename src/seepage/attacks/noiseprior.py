@@ -36,6 +36,16 @@ class NoisePrior(LabelAttack):
     between: float = 1.0
     rounds: int = 4
 
+    def __post_init__(self) -> None:
+        for word in ("noises", "rounds"):
+            if getattr(self, word) < 1:
+                raise ValueError(f"`{word}` should be at least 1; found {getattr(self, word)}.")
+        if not self.strengths:
+            raise ValueError("`strengths` should hold at least one share; found none.")
+        if not (self.shift > 0 and self.between >= 0):
+            found = f"{self.shift} and {self.between}"
+            raise ValueError(f"`shift` should be positive and `between` at least 0; found {found}.")
+
     @property
     def name(self) -> str:
         """``noise-prior``."""

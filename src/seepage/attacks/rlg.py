@@ -31,6 +31,10 @@ class RLG(LabelAttack):
 
     rank_tol: float = 100.0
 
+    def __post_init__(self) -> None:
+        if not self.rank_tol > 0:
+            raise ValueError(f"`rank_tol` should be positive; found {self.rank_tol}.")
+
     @property
     def name(self) -> str:
         """``rlg``."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LowRank", "leading_columns", "low_rank_factors", "numerical_rank", "rank_above_noise"]
+__all__ = ["LowRank", "leading_columns", "low_rank_factors", "numerical_rank", "rank_above_noise", "sketched_svd"]
 
 _BLOCK_ENTRIES = 1 << 24  # entries converted to float64 at a time: 128 MiB
 _ABOVE = 1.05  # times the largest singular value that noise of a given size has in the limit
@@ -61,7 +61,7 @@ def low_rank_factors(
     half = _half_rounding(matrix)
     rounding = max(rounding, half)
     while True:
-        left, singular, right = _sketched_svd(matrix, width, generator, powers=_POWERS if half else _POWERS_OF_ROUNDING)
+        left, singular, right = sketched_svd(matrix, width, generator, powers=_POWERS if half else _POWERS_OF_ROUNDING)
         level = 3 * rounding * (rows**0.5 + columns**0.5)  # their largest singular value, and a margin
         first = max(float(singular[0]), 1e-300)
         own, known = torch.finfo(torch.float32 if half else matrix.dtype).eps, level / (100 * first)
@@ -144,7 +144,7 @@ def _factors_above_noise(matrix: Tensor, width: int, generator: torch.Generator)
     width = min(width, rows // 2, columns // 2)  # something has to be left to measure the noise by
     if width < 2:
         return None
-    left, singular, right = _sketched_svd(matrix, width, generator, powers=_POWERS)
+    left, singular, right = sketched_svd(matrix, width, generator, powers=_POWERS)
     total = sum(float(part.double().square().sum()) for part in torch.split(matrix, max(1, _BLOCK_ENTRIES // columns)))
     edge, above = 0.0, width + 1
     while int((singular > _ABOVE * edge).sum()) < above:  # what is taken for signal is not counted as noise
@@ -159,9 +159,18 @@ def _factors_above_noise(matrix: Tensor, width: int, generator: torch.Generator)
     return LowRank(left=left[:, :rank], singular=singular[:rank], right=right[:rank], noise=noise, spread=spread)
 
 
-def _sketched_svd(
+def sketched_svd(
     matrix: Tensor, width: int, generator: torch.Generator, *, powers: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """``(left [m, w], singular [w], right [w, n])``: nearly the first singular triples of ``[m, n]``, in float64.
+
+    Args:
+        matrix: ``[m, n]`` of any floating dtype.
+        width: how many, ``w``; a few more than are wanted.
+        generator: draws the sketch.
+        powers: passes of subspace iteration. Each turns the sketch towards triples that stand out; from the first on,
+            values below 1e-8 of the largest are lost.
+    """
     rows, columns = matrix.shape
     step = max(1, _BLOCK_ENTRIES // rows)
     sketch = torch.zeros(rows, width, dtype=torch.float64, device=matrix.device)
