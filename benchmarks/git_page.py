@@ -1,13 +1,17 @@
 """Writes benchmarks/results/git.md from the rows that git.py measured."""
 
+import json
 import platform
+from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
 import torch
 
-__all__ = ["page"]
+__all__ = ["Row", "keep", "page", "stored", "write"]
 
+RESULTS = Path(__file__).parent / "results" / "git.md"
+ROWS = RESULTS.with_suffix(".json")
 Row = dict[str, Any]
 ORDER = (
     *("public mean", "nearest public", "LTI", "Coarse-GIT", "DLG", "IG", "IG, a third", "Coarse-GIT + IG, a third"),
@@ -43,6 +47,26 @@ page. This is far below the paper's scale (10,000 pairs, thousands of seconds on
 * The paper's figures are those that its reviews quote, at its own scale and splits: the same setting in name only.
 
 """
+
+
+def stored() -> list[Row]:
+    """All rows so far."""
+    found: list[Row] = json.loads(ROWS.read_text(encoding="utf8")) if ROWS.is_file() else []
+    return found
+
+
+def keep(rows: list[Row], **place: object) -> None:
+    """Replace the rows of a place."""
+    others = [row for row in stored() if any(row.get(key) != value for key, value in place.items())]
+    text = ",\n".join(json.dumps(place | row) for row in rows)
+    before = "".join(json.dumps(row) + ",\n" for row in others)
+    ROWS.write_text(f"[\n{before}{text}\n]\n", encoding="utf8")
+    write()  # a cut keeps what was done
+
+
+def write() -> None:
+    """The page from all rows."""
+    RESULTS.write_text(page(stored()), encoding="utf8")
 
 
 def page(rows: list[Row]) -> str:

@@ -158,7 +158,16 @@ def test_inner_products_give_what_the_rows_would() -> None:
 def test_two_measures_of_likeness_come_from_one_pass() -> None:
     whole, other = drawn(20, 10, seed=3), drawn(3, 10, seed=4)
     whole[:, :4] = 0  # a tensor without gradient
-    views = [GradientViews(whole=each, embeddings=drawn(1, 1, 1), lengths=[4, 6]) for each in (whole, other)]
+    views = [
+        GradientViews(
+            whole=each,
+            lengths=[4, 6],
+            channels=torch.zeros(len(each), 0),
+            channel_lengths=[],
+            embeddings=drawn(1, 1, 1),
+        )
+        for each in (whole, other)
+    ]
     found = views[0].products(views[1])
     directions = [
         torch.cat([unit(part) for part in torch.split(each, [4, 6], dim=1)], dim=1) for each in (whole, other)
