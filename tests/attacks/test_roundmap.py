@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from seepage.attacks.blueprint import InverterKind, draw_blueprint
 from seepage.attacks.gradientviews import GradientViews
-from seepage.attacks.inverter import Inverter, load_inverter, save_inverter
+from seepage.attacks.inverter import Inverter
+from seepage.attacks.inverterfile import load_inverter, save_inverter
 from seepage.attacks.pairs import Pairs
 from seepage.attacks.ridge import centred, products, ridge
 from seepage.attacks.roundmap import row_noise
