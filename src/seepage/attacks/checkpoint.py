@@ -18,6 +18,8 @@ from seepage.errors import InputError
 
 __all__ = ["Books", "Checkpoint", "fingerprint"]
 
+_NUMBERS = ("epoch", "best", "best_epoch", "train", "held_out")
+
 
 @dataclass(slots=True, kw_only=True)
 class Books:
@@ -61,7 +63,7 @@ class Checkpoint:
         extra: dict[str, Tensor] = {f"best.{name}": value for name, value in books.weights.items()}
         for place, kept in optimizer.state_dict()["state"].items():
             extra |= {f"adam.{place}.{word}": value for word, value in kept.items()}
-        numbers = {name: getattr(books, name) for name in ("epoch", "best", "best_epoch", "train", "held_out")}
+        numbers = {name: getattr(books, name) for name in _NUMBERS}
         note = json.dumps({"training": dict(self.training), "state": numbers})
         save_inverter(inverter, self.path, extra=extra, note=note)
 
@@ -83,10 +85,11 @@ class Checkpoint:
         expected = inverter.module.state_dict()
         best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
         try:
-            books = Books(**note["state"], weights=best)
+            books = Books(**{name: note["state"][name] for name in _NUMBERS}, weights=best)
             moments = _moments(tensors, list(inverter.module.parameters()))
-            sound = 0 < books.epoch == len(books.train) == len(books.held_out) - 1 and books.best_epoch <= books.epoch
-        except (KeyError, TypeError, ValueError) as error:
+            sound = 0 < books.epoch == len(books.train) == len(books.held_out) - 1
+            sound = sound and books.best == books.held_out[books.best_epoch]
+        except (LookupError, TypeError, ValueError) as error:
             raise InputError(f"{self.path} should be a whole checkpoint; found a broken one ({error!r}).") from error
         if not sound or not _alike(best, expected):
             raise InputError(f"{self.path} should be a whole checkpoint; found a broken one.")
