@@ -102,6 +102,16 @@ def test_batches_are_mapped_at_later_rounds_too() -> None:
     assert error(trained(2), moved(), batches=2) < 0.8 * mean_error(4)
 
 
+def test_convolutions_are_mapped_by_their_channels_too() -> None:
+    network, given = build_network("lenet", input_shape=SHAPE, classes=10, seed=0), digits(0, 70)
+    blueprint = draw_blueprint(network, kind=InverterKind.COARSE_GIT, input_shape=SHAPE, width=8, buckets=16)
+    training = Training(epochs=1)
+    attack = train_inverter(network, blueprint, given.inputs, given.labels, training=training).inverter
+    found = attack(observe(network, digits(900, 1)), generator=torch.Generator().manual_seed(0))
+    assert 0 <= float(found.stats["weight of channels"]) <= 1
+    assert float(found.stats["held-out error"]) < float(found.stats["held-out error of the mean"])
+
+
 def test_where_noise_covers_everything_the_mean_is_answered() -> None:
     found = error(trained(), net(), noise=100.0)
     assert found == pytest.approx(mean_error(), rel=0.05)
