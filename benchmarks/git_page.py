@@ -35,8 +35,9 @@ NOTES = """
   in lines marked `=`. In the others, measured by an earlier program, both were planned for 20 s and missed by up to a
   factor of two, to either side.
 * Coarse-GIT's file holds 2,000 of the pairs' inputs; when it is called, up to 1,500 pairs are made at the weights of
-  the round: that is its time a batch. Lines marked `=` have its map of the channels' products too. Seconds of GIT+IG
-  are those of the walk.
+  the round: that is its time a batch. Rows with pairs and epochs in `git.json` have its map of the channels' products
+  too, but for seed 0 of faces: ResNet-20 and faces at b = 1, the second seed of photos and of the ViT, and robustness
+  of LeNet with ReLU. Seconds of GIT+IG are those of the walk.
 * IG walks 600 iterations at LeNet and 200 at the deeper networks, which is far from its end there; GIT+IG a third of
   its gradients (100 and 33 directions of L-BFGS); DLG at most 600 directions (50 at the deeper networks) in 2 starts,
   and 45 s a batch with seed 0 at LeNet.
