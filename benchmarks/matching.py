@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from seepage.attacks.gradientmatching import GradientMatching
 from seepage.attacks.ilrg import ILRG
-from seepage.attacks.matching import GradientMatching, dlg, idlg, ig
+from seepage.attacks.matching import dlg, idlg, ig
 from seepage.attacks.pooled import PooledEmbedding
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD

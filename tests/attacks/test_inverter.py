@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from seepage.attacks.blueprint import Blueprint, InverterKind, draw_blueprint, read_blueprint
 from seepage.attacks.budget import Budget
 from seepage.attacks.git import ExactGIT
-from seepage.attacks.inverter import Inverter, build_module, load_inverter, save_inverter
+from seepage.attacks.inverter import Inverter, build_module
+from seepage.attacks.inverterfile import load_inverter, save_inverter
+from seepage.attacks.matchederror import matched_error
 from seepage.attacks.matching import ig, refined
 from seepage.attacks.publicdata import NearestPublic, PublicMean
-from seepage.attacks.training import Trained, Training, matched_error, train_inverter
+from seepage.attacks.training import Trained, Training, train_inverter
 from seepage.audit.catalogue import build_attack
 from seepage.cli import main
+from seepage.cli.show import Watch
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
@@ -253,6 +256,29 @@ def test_the_baselines_need_no_training() -> None:
     assert {int((given.inputs == row).flatten(1).all(1).nonzero()) for row in near.inputs} & {3, 40}
 
 
+def test_the_baselines_refuse_public_data_that_does_not_fit() -> None:
+    given, observation = public(5), observe(net(), public(1))
+    with pytest.raises(ValueError, match="one public input at least"):
+        PublicMean(inputs=given.inputs[:0])
+    with pytest.raises(ValueError, match="one an input"):
+        NearestPublic(inputs=given.inputs, labels=given.labels[:2])
+    beyond = NearestPublic(inputs=given.inputs, labels=given.labels + 10)
+    assert [obstacle.where for obstacle in beyond.obstacles(observation)] == ["public labels"]
+    colour = NearestPublic(inputs=given.inputs.expand(-1, 3, -1, -1), labels=given.labels)
+    assert [obstacle.where for obstacle in colour.obstacles(observation)] == ["public inputs"]
+
+
+def test_a_network_of_no_finite_numbers_at_the_round_is_an_obstacle() -> None:
+    network = net()
+    attack, seen = trained(network, epochs=1).inverter, observe(network, public(1))
+    broken = net()
+    with torch.no_grad():
+        next(broken.parameters())[0, 0] = torch.nan
+    later = dataclasses.replace(seen, rounds=(dataclasses.replace(seen.latest, network=broken),))
+    assert [obstacle.where for obstacle in attack.obstacles(later)] == ["network"]
+    assert not dataclasses.replace(attack, public=None).obstacles(later)  # it reads no weights
+
+
 def test_train_and_audit_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(tmp_path / "git.safetensors")
     options = ["--data", "digits", "--network", "mlp:32:sigmoid"]
@@ -269,3 +295,27 @@ def test_train_and_audit_from_the_command_line(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit) as stopped:
         main(["audit", *options, "--attack", "git:absent.safetensors", "--out", str(tmp_path / "none")])
     assert stopped.value.code == 2
+
+
+def test_an_interrupted_training_writes_the_best_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(watch: Watch, done: int, total: int | None, note: str) -> bool:
+        watch.interrupted = note.startswith("epoch 2")  # as the first Ctrl-C does
+        return not watch.interrupted
+
+    monkeypatch.setattr(Watch, "progress", interrupt)
+    out, kept = tmp_path / "git.safetensors", tmp_path / "kept.safetensors"
+    options = ["--data", "digits", "--network", "mlp:8:sigmoid", "--pairs", "100", "--width", "8", "--epochs", "3"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "git", *options, "--out", str(out), "--checkpoint", str(kept)])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith("interrupted; held-out")
+    assert "of 1 epochs" in said
+    assert load_inverter(out).blueprint.examples == 1
+    monkeypatch.undo()
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "git", *options, "--out", str(out), "--checkpoint", str(kept)])
+    assert stopped.value.code == 0
+    assert not capsys.readouterr().out.startswith("interrupted")

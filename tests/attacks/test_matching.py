@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from seepage.attacks.budget import Budget
 from seepage.attacks.descents import LBFGS, Adam
 from seepage.attacks.distances import Cosine, Squared
-from seepage.attacks.matching import GradientMatching, dlg, idlg, ig, refined
+from seepage.attacks.gradientmatching import GradientMatching
+from seepage.attacks.matching import dlg, idlg, ig, refined
 from seepage.attacks.objective import make_objective, twice_differentiable
 from seepage.attacks.priors import BatchStatistics, Bounds, Candidate, InputNorm, TotalVariation
 from seepage.data.sources import load_dataset

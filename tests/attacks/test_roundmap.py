@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from seepage.attacks.blueprint import InverterKind, draw_blueprint
-from seepage.attacks.gradientviews import GradientViews
-from seepage.attacks.inverter import Inverter, load_inverter, save_inverter
+from seepage.attacks.gradientviews import GradientViews, ViewReader, channel_products
+from seepage.attacks.inverter import Inverter
+from seepage.attacks.inverterfile import load_inverter, save_inverter
 from seepage.attacks.pairs import Pairs
 from seepage.attacks.ridge import centred, products, ridge
 from seepage.attacks.roundmap import row_noise
@@ -101,6 +102,16 @@ def test_batches_are_mapped_at_later_rounds_too() -> None:
     assert error(trained(2), moved(), batches=2) < 0.8 * mean_error(4)
 
 
+def test_convolutions_are_mapped_by_their_channels_too() -> None:
+    network, given = build_network("lenet", input_shape=SHAPE, classes=10, seed=0), digits(0, 70)
+    blueprint = draw_blueprint(network, kind=InverterKind.COARSE_GIT, input_shape=SHAPE, width=8, buckets=16)
+    training = Training(epochs=1)
+    attack = train_inverter(network, blueprint, given.inputs, given.labels, training=training).inverter
+    found = attack(observe(network, digits(900, 1)), generator=torch.Generator().manual_seed(0))
+    assert 0 <= float(found.stats["weight of channels"]) <= 1
+    assert float(found.stats["held-out error"]) < float(found.stats["held-out error of the mean"])
+
+
 def test_where_noise_covers_everything_the_mean_is_answered() -> None:
     found = error(trained(), net(), noise=100.0)
     assert found == pytest.approx(mean_error(), rel=0.05)
@@ -158,7 +169,16 @@ def test_inner_products_give_what_the_rows_would() -> None:
 def test_two_measures_of_likeness_come_from_one_pass() -> None:
     whole, other = drawn(20, 10, seed=3), drawn(3, 10, seed=4)
     whole[:, :4] = 0  # a tensor without gradient
-    views = [GradientViews(whole=each, embeddings=drawn(1, 1, 1), lengths=[4, 6]) for each in (whole, other)]
+    views = [
+        GradientViews(
+            whole=each,
+            lengths=[4, 6],
+            channels=torch.zeros(len(each), 0),
+            channel_lengths=[],
+            embeddings=drawn(1, 1, 1),
+        )
+        for each in (whole, other)
+    ]
     found = views[0].products(views[1])
     directions = [
         torch.cat([unit(part) for part in torch.split(each, [4, 6], dim=1)], dim=1) for each in (whole, other)
@@ -167,6 +187,45 @@ def test_two_measures_of_likeness_come_from_one_pass() -> None:
         apart, besides = rows - rows.mean(dim=0), others - rows.mean(dim=0)
         torch.testing.assert_close(found[word][0].float(), apart @ apart.T, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found[word][1].float(), besides @ apart.T, atol=1e-4, rtol=1e-4)
+
+
+def test_products_of_channels_say_what_a_layer_has_seen_whatever_the_errors_are() -> None:
+    # gW = sum_p d_p x_p^T with errors d that know nothing of x: gW^T gW is sum_p x_p x_p^T in the mean.
+    x = drawn(200, 6, seed=1) @ drawn(6, 6, seed=2)  # [p, c]
+    seen = channel_products(torch.stack([drawn(400, 200, seed=seed) @ x for seed in (3, 4)]))
+    truth = x.T @ x / x.square().sum()
+    torch.testing.assert_close(seen[0], truth, atol=0.05, rtol=0)
+    torch.testing.assert_close(seen[1], truth, atol=0.05, rtol=0)
+
+
+def test_products_of_channels_take_a_convolution_place_by_place_and_know_no_scale() -> None:
+    gradient = drawn(2, 5, 3, 2, 2, seed=1)
+    found = channel_products(gradient)
+    places = [gradient[..., i, j] for i in range(2) for j in range(2)]
+    whole = torch.stack([place.mT @ place for place in places]).sum(dim=0)
+    torch.testing.assert_close(found, whole / whole.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None])
+    torch.testing.assert_close(channel_products(1e-3 * gradient), found)
+    assert not bool(channel_products(0 * gradient).any())
+
+
+def test_products_of_channels_are_a_measure_of_likeness_where_layers_see_more_than_one_row() -> None:
+    layers = [drawn(20, 9, seed=3), 100 * drawn(20, 4, seed=4), torch.ones(20, 2)]  # the last never varies
+    views = GradientViews(
+        whole=drawn(20, 4),
+        lengths=[4],
+        channels=torch.cat(layers, dim=1),
+        channel_lengths=[9, 4, 2],
+        embeddings=drawn(1, 1, 1),
+    )
+    gram, across = views.products(views)["channels"]
+    torch.testing.assert_close(gram, across)
+    each = [rows - rows.mean(dim=0) for rows in layers[:2]]
+    wanted = sum(20 * (rows @ rows.T) / rows.square().sum() for rows in each)
+    torch.testing.assert_close(gram.float(), wanted, atol=1e-4, rtol=1e-4)
+    blueprint = trained().blueprint  # linear layers alone: what they were given is known better
+    reader = ViewReader(blueprint, torch.zeros(1, dtype=torch.int64), {"1.weight": 2048, "3.weight": 320})
+    gradients = {"1.weight": drawn(2, 32, 64), "3.weight": drawn(2, 10, 32), "3.bias": drawn(2, 10)}
+    assert "channels" not in reader(gradients).products(reader(gradients))
 
 
 def unit(rows: Tensor) -> Tensor:

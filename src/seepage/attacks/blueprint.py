@@ -82,6 +82,16 @@ class Blueprint:
         if self.kind is InverterKind.EXACT_GIT:
             _refuse_inexact(self)
 
+    @property
+    def gradients(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the gradients that it reads, by the parameter's name."""
+        found = {}
+        for layer in self.layers:
+            found[layer.weight] = tuple(layer.shape)
+            if layer.bias is not None:
+                found[layer.bias] = tuple(layer.shape[:1])
+        return found
+
     def to_json(self) -> str:
         """As text, for a file's header."""
         return json.dumps(asdict(self), sort_keys=True)

@@ -79,17 +79,23 @@ class LayerFeatures(nn.Module):
 
 
 class Sketch:
-    """A whole gradient in at most 65,536 numbers: small tensors as they are, the largest hashed to one common size.
+    """Several tensors in so many numbers: small ones as they are, the largest hashed to one common size.
 
     Args:
         sizes: numbers in each tensor, by name; they decide the order.
+        most: numbers in all.
     """
 
-    def __init__(self, sizes: Mapping[str, int]) -> None:
-        most = _SKETCHED
-        while sum(min(size, most) for size in sizes.values()) > _SKETCHED and most > 1:
+    def __init__(self, sizes: Mapping[str, int], *, most: int = _SKETCHED) -> None:
+        total = most
+        while sum(min(size, most) for size in sizes.values()) > total and most > 1:
             most = max(1, most * 7 // 8)
         self._hashes = {name: Hash(size, most, 7 + place) for place, (name, size) in enumerate(sizes.items())}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the tensors, in order."""
+        return list(self._hashes)
 
     @property
     def lengths(self) -> list[int]:

@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.nn.functional import cross_entropy
 
+from seepage.attacks.blueprint import Blueprint
 from seepage.attacks.clientcopy import client_copy
 from seepage.attacks.objective import twice_differentiable
+from seepage.errors import InputError
 
-__all__ = ["Pair", "Pairs", "PublicExamples"]
+__all__ = ["Pair", "Pairs", "PublicExamples", "refuse_misfits"]
 
+_TAKEN = 2000  # public inputs that an attack takes along
+_TAKEN_NUMBERS = 2**24  # in all of them: a file of 64 MiB
 _EXAMPLES = 64  # run at once: what a network keeps of each for its gradient adds up
 
 Pair = tuple[dict[str, Tensor], Tensor, Tensor]
@@ -33,6 +37,14 @@ class PublicExamples:
     inputs: Tensor
     labels: Tensor
     held_out: int
+
+    @classmethod
+    def of(cls, inputs: Tensor, labels: Tensor, held: Tensor, rest: Tensor, examples: int) -> "PublicExamples":
+        """As many of the rows ``held`` and ``rest`` as an attack on batches of ``examples`` takes along."""
+        most = min(_TAKEN, _TAKEN_NUMBERS // max(1, inputs[0].numel()))
+        judges = held[: max(examples, most // 5)]
+        rows = torch.cat([judges, rest[: max(examples, most - len(judges))]])
+        return cls(inputs=inputs[rows].float(), labels=labels[rows], held_out=len(judges))
 
     def to(self, device: torch.device) -> "PublicExamples":
         """On another device."""
@@ -98,3 +110,26 @@ class Pairs:
 
         with torch.no_grad(), twice_differentiable():
             return torch.vmap(said, chunk_size=self._chunk)(self._inputs[rows]).mean(dim=(0, 1))
+
+
+def refuse_misfits(network: nn.Module, blueprint: Blueprint, inputs: Tensor, labels: Tensor) -> None:
+    """Pairs need a network that fits the blueprint, and inputs and labels that fit both.
+
+    Raises:
+        InputError: they do not; the message says what should be what.
+    """
+    own = {name: tuple(value.shape) for name, value in network.named_parameters()}
+    for name, shape in blueprint.gradients.items():
+        if own.get(name) != shape:
+            found = own.get(name, "nothing")
+            raise InputError(f"The network's `{name}` should have the blueprint's shape {list(shape)}; found {found}.")
+    if tuple(inputs.shape[1:]) != tuple(blueprint.input_shape):
+        shapes = f"{list(blueprint.input_shape)}; found {list(inputs.shape[1:])}"
+        raise InputError(f"The public inputs should have the blueprint's shape {shapes}.")
+    classes = blueprint.layers[-1].shape[0]
+    if labels.shape != inputs.shape[:1] or not bool(((labels >= 0) & (labels < classes)).all()):
+        what = f"a number from 0 to {classes - 1} for each of {len(inputs)} inputs"
+        raise InputError(f"The public labels should be {what}; found {list(labels.shape)}, or others among them.")
+    for name, value in (("public inputs", inputs), *network.named_parameters()):
+        if not bool(value.isfinite().all()):
+            raise InputError(f"`{name}` should hold finite numbers; found others.")

@@ -25,6 +25,9 @@ class PublicMean:
     inputs: Tensor
     examples: int = 1
 
+    def __post_init__(self) -> None:
+        _refuse_empty(self.inputs)
+
     @property
     def name(self) -> str:
         """``public-mean``."""
@@ -60,14 +63,23 @@ class NearestPublic:
     labels: Tensor
     examples: int = 1
 
+    def __post_init__(self) -> None:
+        _refuse_empty(self.inputs)
+        if self.labels.shape != self.inputs.shape[:1]:
+            raise ValueError(f"`labels` should be {len(self.inputs)}, one an input; found {list(self.labels.shape)}.")
+
     @property
     def name(self) -> str:
         """``nearest-public``."""
         return "nearest-public"
 
     def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
-        """The public inputs should have the shape of the client's."""
-        return _misfit(self.inputs, observation)
+        """The public inputs should have the shape of the client's, and labels that the network knows."""
+        found = _misfit(self.inputs, observation)
+        if not bool(((self.labels >= 0) & (self.labels < observation.classes)).all()):
+            reason = f"should lie in 0 to {observation.classes - 1}; found {int(self.labels.max())}."
+            found.append(Obstacle(where="public labels", reason=reason))
+        return found
 
     def __call__(
         self,
@@ -91,6 +103,11 @@ class NearestPublic:
         size = min(observation.latest.batch_size or self.examples, len(cosines))
         chosen = torch.tensor(cosines).topk(size).indices
         return _uncertified(self.inputs[chosen].clone(), self.labels[chosen].clone())
+
+
+def _refuse_empty(inputs: Tensor) -> None:
+    if not len(inputs):
+        raise ValueError("`inputs` should hold one public input at least; found none.")
 
 
 def _misfit(inputs: Tensor, observation: Observation) -> list[Obstacle]:

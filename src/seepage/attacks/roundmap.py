@@ -41,11 +41,12 @@ class RoundMap:
     """Public examples, given the labels that the update shows, make pairs at the round's weights; ridges map back.
 
     With the labels fixed, a gradient is a smooth function of its inputs, and a linear map back gives most of what it
-    tells. Mapped are the gradient as sent, each tensor's direction, and the embeddings that the last layer's gradient
-    holds, each with the damping that suits held-out pairs *under the noise that the update shows*. What they, an attack
-    network and the public means of the labels' classes say is then weighed by least squares on the same pairs, with
-    weights in [0, 1], as a difference from the public mean. Where that is not clearly better on held-out pairs, the
-    mean is answered.
+    tells. Mapped are the gradient as sent, each tensor's direction, the products of channels that each layer's gradient
+    holds (deep networks, whose gradients are not smooth, still give those away), and the embeddings that the last
+    layer's holds, each with the damping that suits held-out pairs *under the noise that the update shows*. What they,
+    an attack network and the public means of the labels' classes say is then weighed by least squares on the same
+    pairs, with weights in [0, 1], as a difference from the public mean. Where that is not clearly better on held-out
+    pairs, the mean is answered.
 
     Args:
         blueprint: of the attack network; its last layer has to be linear with bias.
@@ -90,8 +91,7 @@ class RoundMap:
         judged, said, classes = [], [], []
         try:
             for part in ask.parts(judges):
-                clean, _, _ = pairs.pair(part, labels)
-                noised = {name: value + noise * _normal(value, generator) for name, value in clean.items()}
+                noised = _noised(pairs.pair(part, labels)[0], noise, generator)
                 judged.append(seen(noised))
                 said.append(module(noised).flatten(1))
                 read = labels if known else read_labels(noised[bias], predictions, examples)
@@ -104,9 +104,8 @@ class RoundMap:
             inputs, stats = self._weighed(learnt, joined(judged), others, (kept, judges), ask)
         except _Stopped:
             return None
-        return Mapped(
-            inputs=inputs, labels=labels, stats={**stats, "pairs at the round": len(kept), "noise seen": noise}
-        )
+        stats |= {"pairs at the round": len(kept), "noise seen": noise}
+        return Mapped(inputs=inputs, labels=labels, stats=stats)
 
     def _batches(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Rows ``[J, b]`` of held-out batches and ``[M, b]`` of others; batches of several are drawn several times."""
@@ -192,5 +191,9 @@ class _Asking:
             raise _Stopped
 
 
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=generator.device).to(like)
+def _noised(gradients: Mapping[str, Tensor], size: float, generator: torch.Generator) -> dict[str, Tensor]:
+    """With Gaussian noise of standard deviation ``size``, drawn where the generator is."""
+    return {
+        name: value + size * torch.randn(value.shape, generator=generator, device=generator.device).to(value)
+        for name, value in gradients.items()
+    }

@@ -1,29 +1,22 @@
 """Training of attack networks on pairs of gradients and public inputs."""
 
-import itertools
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from seepage.attacks.blueprint import Blueprint
+from seepage.attacks.checkpoint import Books, Checkpoint, fingerprint
 from seepage.attacks.git import CoarseGIT
-from seepage.attacks.inverter import Inverter, build_module, load_inverter, save_inverter
-from seepage.attacks.pairs import Pairs, PublicExamples
+from seepage.attacks.inverter import Inverter, build_module
+from seepage.attacks.matchederror import matched_error
+from seepage.attacks.pairs import Pairs, PublicExamples, refuse_misfits
 from seepage.errors import InputError
 from seepage.types import Progress, go_on
 
-__all__ = ["Trained", "Training", "matched_error", "train_inverter"]
-
-_TAKEN = 2000  # public inputs that the attack takes along
-_TAKEN_NUMBERS = 2**24  # in all of them: a file of 64 MiB
-_LISTED = 4  # up to so many examples all orders are tried at once; beyond, one assignment a batch
+__all__ = ["Trained", "Training", "train_inverter"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +66,6 @@ class Trained:
     best_epoch: int
 
 
-@dataclass(slots=True, kw_only=True)
-class _State:
-    epoch: int = 0
-    best: float = math.inf
-    best_epoch: int = -1
-    train: list[float] = field(default_factory=list)
-    held_out: list[float] = field(default_factory=list)
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-
 def train_inverter(
     network: nn.Module,
     blueprint: Blueprint,
@@ -109,138 +92,122 @@ def train_inverter(
         progress: asked after each step; on ``False`` the best so far is returned.
 
     Raises:
-        InputError: too few public inputs, or a checkpoint of another training.
+        InputError: too few public inputs, inputs or labels that do not fit the network, a network that does not fit
+            the blueprint, numbers that are not finite, or a checkpoint of another training.
     """
-    b = blueprint.examples
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(training.seed))
-    kept = max(b, round(training.held_out * len(inputs)))
-    if len(inputs) - kept < b:
-        raise InputError(f"There should be more than {kept + b} public inputs for batches of {b}; found {len(inputs)}.")
-    held, rest = order[:kept], order[kept:]
-    module = module if module is not None else build_module(blueprint)
-    module.train()
-    optimizer = torch.optim.Adam(module.parameters(), lr=training.rate)
-    state = _State()
-    if checkpoint is not None and checkpoint.is_file():
-        _take_up(checkpoint, Inverter(blueprint=blueprint, module=module), training, optimizer, state)
-    pairs = Pairs(network, inputs, labels, b)
-    public = _kept(module, (inputs, labels), held, rest)
-    if isinstance(module, CoarseGIT) and state.epoch == 0:
-        said = pairs.predictions(rest[: len(rest) // b * b].reshape(-1, b))
-        module.fit(pairs.groups(rest, training.group), pairs.groups(held, training.group), said)
-    if state.epoch == 0:
-        _judge(module, pairs, held, training, state)
-    steps = math.ceil(len(rest) // b / training.group)
-    while state.epoch < training.epochs and state.epoch - state.best_epoch < training.patience:
-        share = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * state.epoch / training.epochs))
-        optimizer.param_groups[0]["lr"] = training.rate * share
-        shuffled = rest[torch.randperm(len(rest), generator=_chance(training.seed, state.epoch))]
-        losses = []
-        for at, (gradients, truth, _) in enumerate(pairs.groups(shuffled, training.group)):
-            loss = matched_error(module(gradients), truth).mean()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            optimizer.step()
-            losses.append(float(loss.detach()))
-            note = f"epoch {state.epoch + 1}, held-out error {state.best:.4f}"
-            if not progress(state.epoch * steps + at, training.epochs * steps, note):
-                return _finish(blueprint, module, state, public)
-        state.train.append(sum(losses) / max(1, len(losses)))
-        state.epoch += 1
-        _judge(module, pairs, held, training, state)
-        if checkpoint is not None:
-            _write(checkpoint, Inverter(blueprint=blueprint, module=module), training, optimizer, state)
-    return _finish(blueprint, module, state, public)
-
-
-def matched_error(found: Tensor, truth: Tensor) -> Tensor:
-    """``[k]``: mean squared error in the order of the examples that makes it least.
-
-    Args:
-        found: ``[k, b, *shape]``.
-        truth: the same shape.
-    """
-    a, t = found.flatten(2), truth.flatten(2)
-    costs = (a[:, :, None] - t[:, None]).square().mean(-1)  # [k, b, b]
-    b = costs.shape[1]
-    rows = torch.arange(b, device=costs.device)
-    if b <= _LISTED:
-        orders = torch.tensor(list(itertools.permutations(range(b))), device=costs.device)  # [b!, b]
-        return costs[:, rows, orders].mean(-1).amin(1)
-    chosen = [linear_sum_assignment(cost.detach().cpu().numpy())[1] for cost in costs]
-    orders = torch.stack([torch.as_tensor(order, device=costs.device) for order in chosen])  # [k, b]
-    return costs.gather(2, orders[:, :, None])[..., 0].mean(-1)
-
-
-def _judge(module: nn.Module, pairs: Pairs, held: Tensor, training: Training, state: _State) -> None:
-    module.eval()
-    with torch.no_grad():
-        errors = torch.cat([matched_error(module(g), truth) for g, truth, _ in pairs.groups(held, training.group)])
-    module.train()
-    error = float(errors.mean())
-    state.held_out.append(error)
-    if error < state.best:
-        state.best, state.best_epoch = error, state.epoch
-        state.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def _kept(module: nn.Module, public: tuple[Tensor, Tensor], held: Tensor, rest: Tensor) -> PublicExamples | None:
-    """The public examples that the attack takes along; an attack network without the closed map takes none."""
-    if not isinstance(module, CoarseGIT) or module.map is None:
-        return None
-    inputs, labels = public
-    most = min(_TAKEN, _TAKEN_NUMBERS // max(1, inputs[0].numel()))
-    judges = held[: max(module.blueprint.examples, most // 5)]
-    rows = torch.cat([judges, rest[: max(module.blueprint.examples, most - len(judges))]])
-    return PublicExamples(inputs=inputs[rows].float(), labels=labels[rows], held_out=len(judges))
-
-
-def _finish(blueprint: Blueprint, module: nn.Module, state: _State, public: PublicExamples | None) -> Trained:
-    if state.weights:
-        module.load_state_dict(state.weights)
-    inverter = Inverter(blueprint=blueprint, module=module.eval(), public=public)
-    return Trained(
-        inverter=inverter,
-        train_errors=tuple(state.train),
-        held_out_errors=tuple(state.held_out),
-        best_epoch=state.best_epoch,
+    refuse_misfits(network, blueprint, inputs, labels)
+    module = (module if module is not None else build_module(blueprint)).train()
+    run = _Run(
+        module=module,
+        inverter=Inverter(blueprint=blueprint, module=module),
+        optimizer=torch.optim.Adam(module.parameters(), lr=training.rate),
+        pairs=Pairs(network, inputs, labels, blueprint.examples),
+        training=training,
+        parts=_parts(len(inputs), blueprint.examples, training),
     )
+    kept = None
+    if checkpoint is not None:
+        of = asdict(training) | {"of": fingerprint(network, inputs, labels)}
+        kept = Checkpoint(path=checkpoint, training=of)
+    if kept is not None and kept.path.is_file():
+        run.books = kept.take_up(run.inverter, run.optimizer)
+    else:
+        run.begin()
+    while run.goes_on() and run.epoch(progress):
+        if kept is not None:
+            kept.write(run.inverter, run.optimizer, run.books)
+    held, rest = run.parts
+    along = isinstance(module, CoarseGIT) and module.map is not None  # without the closed map none are needed
+    return run.finished(PublicExamples.of(inputs, labels, held, rest, blueprint.examples) if along else None)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """A training under way; ``parts``: which public inputs are held out, and the others."""
+
+    module: nn.Module
+    inverter: Inverter
+    optimizer: torch.optim.Adam
+    pairs: Pairs
+    training: Training
+    parts: tuple[Tensor, Tensor]
+    books: Books = field(default_factory=Books)
+
+    def begin(self) -> None:
+        """What needs no training is fitted, and the error before it noted."""
+        (held, rest), b, group = self.parts, self.inverter.blueprint.examples, self.training.group
+        said = self.pairs.predictions(rest[: len(rest) // b * b].reshape(-1, b))
+        if not bool(said.isfinite().all()):
+            raise InputError("The network should say finite numbers of the public inputs; found others.")
+        if isinstance(self.module, CoarseGIT):
+            self.module.fit(self.pairs.groups(rest, group), self.pairs.groups(held, group), said)
+        self.judge()
+        if not math.isfinite(self.books.best):
+            raise InputError("The gradients of the public inputs should be finite; found others.")
+
+    def goes_on(self) -> bool:
+        """Whether there are epochs left, the last better ones are not long ago, and the training has not diverged."""
+        books = self.books
+        patient = books.epoch - books.best_epoch < self.training.patience
+        return books.epoch < self.training.epochs and patient and math.isfinite(books.held_out[-1])
+
+    def epoch(self, progress: Progress) -> bool:
+        """Once over the pairs, grouped anew; whether it came to its end."""
+        books, training, (_, rest) = self.books, self.training, self.parts
+        share = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * books.epoch / training.epochs))
+        self.optimizer.param_groups[0]["lr"] = training.rate * share
+        steps = math.ceil(len(rest) // self.inverter.blueprint.examples / training.group)
+        shuffled = rest[torch.randperm(len(rest), generator=_chance(training.seed, books.epoch))]
+        losses = []
+        for at, (gradients, truth, _) in enumerate(self.pairs.groups(shuffled, training.group)):
+            loss = matched_error(self.module(gradients), truth).mean()
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+            self.optimizer.step()
+            losses.append(float(loss.detach()))
+            note = f"epoch {books.epoch + 1}, held-out error {books.best:.4f}"
+            if not progress(books.epoch * steps + at, training.epochs * steps, note):
+                return False
+        books.train.append(sum(losses) / max(1, len(losses)))
+        books.epoch += 1
+        self.judge()
+        return True
+
+    def judge(self) -> None:
+        """Notes the error of held-out pairs, and keeps the weights if it is the least."""
+        self.module.eval()
+        groups = self.pairs.groups(self.parts[0], self.training.group)
+        with torch.no_grad():
+            errors = torch.cat([matched_error(self.module(gradients), truth) for gradients, truth, _ in groups])
+        self.module.train()
+        error, books = float(errors.mean()), self.books
+        books.held_out.append(error)
+        if error < books.best:
+            books.best, books.best_epoch = error, books.epoch
+            books.weights = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+
+    def finished(self, public: PublicExamples | None) -> Trained:
+        """The best so far."""
+        self.module.load_state_dict(self.books.weights)
+        self.module.eval()
+        return Trained(
+            inverter=replace(self.inverter, public=public),
+            train_errors=tuple(self.books.train),
+            held_out_errors=tuple(self.books.held_out),
+            best_epoch=self.books.best_epoch,
+        )
+
+
+def _parts(count: int, examples: int, training: Training) -> tuple[Tensor, Tensor]:
+    """Which public inputs are held out, and the others."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(training.seed))
+    kept = max(examples, round(training.held_out * count))
+    if count - kept < examples:
+        wanted = f"more than {kept + examples} public inputs for batches of {examples}"
+        raise InputError(f"There should be {wanted}; found {count}.")
+    return order[:kept], order[kept:]
 
 
 def _chance(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch + 1)
-
-
-def _progress_of(training: Training, state: _State) -> dict[str, object]:
-    own = {name: getattr(training, name) for name in ("epochs", "group", "rate", "held_out", "patience", "seed")}
-    books = {name: getattr(state, name) for name in ("epoch", "best", "best_epoch", "train", "held_out")}
-    return {"training": own, "state": books}
-
-
-def _write(path: Path, inverter: Inverter, training: Training, optimizer: torch.optim.Adam, state: _State) -> None:
-    extra: dict[str, Tensor] = {f"best.{name}": value for name, value in state.weights.items()}
-    for place, kept in optimizer.state_dict()["state"].items():
-        extra |= {f"adam.{place}.{word}": value for word, value in kept.items()}
-    note = json.dumps(_progress_of(training, state))
-    save_inverter(inverter, path, extra=extra, note=note)
-
-
-def _take_up(path: Path, inverter: Inverter, training: Training, optimizer: torch.optim.Adam, state: _State) -> None:
-    found = load_inverter(path)
-    with safe_open(path, framework="pt", device="cpu") as file:
-        note: Mapping[str, dict[str, object]] = json.loads((file.metadata() or {}).get("note") or "{}")
-        if found.blueprint != inverter.blueprint or note.get("training") != _progress_of(training, state)["training"]:
-            raise InputError(f"The checkpoint {path} should be of the same training; found another: name another file.")
-        kept: dict[int, dict[str, Tensor]] = {}
-        for name in file.keys():  # noqa: SIM118 - no mapping
-            kind, _, rest = name.partition(".")
-            if kind == "best":
-                state.weights[rest] = file.get_tensor(name)
-            elif kind == "adam":
-                place, _, word = rest.partition(".")
-                kept.setdefault(int(place), {})[word] = file.get_tensor(name)
-    for word, value in note["state"].items():
-        setattr(state, word, value)
-    inverter.module.load_state_dict(found.module.state_dict())
-    optimizer.load_state_dict({"state": kept, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -13,6 +13,8 @@ from seepage.types import Attack, Observation, Outcome, Progress, Reconstruction
 
 __all__ = ["Unknowns", "prepare"]
 
+Stats = dict[str, float | int | str | bool]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknowns:
@@ -29,7 +31,7 @@ class Unknowns:
     inputs: Tensor
     labels: Tensor
     logits: Tensor | None
-    stats: dict[str, float | int | str | bool]
+    stats: Stats
     given: bool = False
 
     def only(self, index: int) -> "Unknowns":
@@ -61,24 +63,10 @@ def prepare(
         generator: of noise.
         progress: of the attacks held.
     """
-    known = observation.latest.labels
-    stats: dict[str, float | int | str | bool] = {"labels": "given" if known is not None else "walked along"}
-    if known is None:
-        size = observation.latest.batch_size
-        tried = _restored(observation, labels, generator, progress, needed=size is None)
-        if isinstance(tried, str):
-            return tried
-        if tried is not None and tried.labels is not None:
-            method = f"{tried.stats.get('method', 'a label attack')} ({tried.stats.get('confidence', 'certified')})"
-            if labels is None:
-                size = len(tried.labels)
-                stats["batch size"] = f"restored by {method}"
-            else:
-                known = tried.labels
-                stats["labels"] = f"restored by {method}"
-    b = len(known) if known is not None else size
-    if b is None:
-        return "The batch size is neither known nor restored."
+    told = _told(observation, labels, generator, progress)
+    if isinstance(told, str):
+        return told
+    known, b, stats = told
     like = objective.target[0]
     shape = (starts, b, *observation.input_shape)
     inputs = _normal(shape, like, generator)
@@ -100,6 +88,26 @@ def prepare(
             logits[0] = said * math.log(9 * max(1, observation.classes - 1))  # nine tenths sure
         stats["start"] = start.name
     return Unknowns(inputs=inputs, labels=chosen, logits=logits, stats=stats, given=start is not None)
+
+
+def _told(
+    observation: Observation, labels: Attack | None, generator: torch.Generator, progress: Progress
+) -> tuple[Tensor | None, int, Stats] | str:
+    """Labels ``[b]`` if known or restored, ``b``, and how they came about; or why the batch size stays unknown."""
+    known, size = observation.latest.labels, observation.latest.batch_size
+    if known is not None:
+        return known, len(known), {"labels": "given"}
+    stats: Stats = {"labels": "walked along"}
+    tried = _restored(observation, labels, generator, progress, needed=size is None)
+    if isinstance(tried, str):
+        return tried
+    if tried is not None and tried.labels is not None:
+        method = f"{tried.stats.get('method', 'a label attack')} ({tried.stats.get('confidence', 'certified')})"
+        if labels is not None:
+            return tried.labels, len(tried.labels), {"labels": f"restored by {method}"}
+        size = len(tried.labels)
+        stats["batch size"] = f"restored by {method}"
+    return "The batch size is neither known nor restored." if size is None else (None, size, stats)
 
 
 def _restored(

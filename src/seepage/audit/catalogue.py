@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from seepage.attacks.auto import Auto
 from seepage.attacks.budget import Budget
-from seepage.attacks.inverter import load_inverter
+from seepage.attacks.inverterfile import load_inverter
 from seepage.attacks.matching import dlg, idlg, ig, refined
 from seepage.attacks.prism import PRISM
 from seepage.attacks.solvedgit import SolvedGIT

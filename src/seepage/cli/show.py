@@ -21,11 +21,12 @@ err = Console(stderr=True, highlight=False)
 class Watch:
     """A progress bar on standard error; the first Ctrl-C asks the work to return what it has, the second ends it."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int | None = None) -> None:
+        """Of ``total`` batches; ``None``: of work that has none."""
         self.interrupted = False
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("batch {task.fields[batch]} of {task.fields[batches]}"),
+            *([] if total is None else [TextColumn("batch {task.fields[batch]} of {task.fields[batches]}")]),
             BarColumn(),
             TextColumn("{task.completed:.0f} of {task.total:.0f} {task.description}"),
             TimeElapsedColumn(),

@@ -7,10 +7,10 @@ import torch
 import typer
 
 from seepage.attacks.blueprint import InverterKind, draw_blueprint
-from seepage.attacks.inverter import save_inverter
+from seepage.attacks.inverterfile import save_inverter
 from seepage.attacks.training import Trained, Training, train_inverter
 from seepage.cli.options import NetworkOption, SeedOption, ThreadsOption, WeightsOption, set_threads
-from seepage.cli.show import err
+from seepage.cli.show import Watch
 from seepage.cli.show import out as console
 from seepage.data.sources import draw_batch, load_dataset
 from seepage.errors import InputError
@@ -47,40 +47,46 @@ def git(
 ) -> None:
     """Train GIT (or LTI) for the network as --seed or --weights give it; the audit should name the same."""
     set_threads(threads)
-    if out.suffix != ".safetensors" or not out.parent.is_dir():
-        raise InputError(f"`--out` should be a .safetensors file in a folder that exists; found {out}.")
+    _refuse_paths(out, checkpoint)
     dataset = load_dataset(data, normalize=normalize, size=size)
+    count = min(pairs or len(dataset), len(dataset))
+    public, _ = draw_batch(dataset, batch_size=count, generator=torch.Generator().manual_seed(seed))
     built = build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed)
     if weights is not None:
         load_weights(built, weights)
-    count = len(dataset) if pairs is None else min(pairs, len(dataset))
-    public, _ = draw_batch(dataset, batch_size=count, generator=torch.Generator().manual_seed(seed))
-    blueprint = draw_blueprint(built, kind=kind, input_shape=tuple(dataset.input_shape), examples=examples, width=width)
-    trained = train_inverter(
-        built,
-        blueprint,
-        public.inputs,
-        public.labels,
-        training=Training(epochs=epochs, seed=seed),
-        checkpoint=checkpoint,
-        progress=_say,
-    )
+    shape = tuple(dataset.input_shape)
+    blueprint = draw_blueprint(built, kind=kind, input_shape=shape, examples=examples, width=width)
+    with Watch() as watch:
+        trained = train_inverter(
+            built,
+            blueprint,
+            public.inputs,
+            public.labels,
+            training=Training(epochs=epochs, seed=seed),
+            checkpoint=checkpoint,
+            progress=watch.progress,
+        )
     if not trained.train_errors:
         raise InputError("The training should last one epoch at least; it was interrupted before. Nothing was written.")
     save_inverter(trained.inverter, out)
-    _summary(trained, float(public.inputs.var(dim=0, correction=0).mean()), out)
+    _summary(trained, float(public.inputs.var(dim=0, correction=0).mean()), out, interrupted=watch.interrupted)
 
 
-def _say(done: int, total: int | None, note: str) -> bool:
-    if done % 50 == 0:
-        err.print(f"step {done:,} of {total:,}, {note}" if total else note, markup=False)
-    return True
+def _refuse_paths(out: Path, checkpoint: Path | None) -> None:
+    if out.suffix != ".safetensors" or not out.parent.is_dir():
+        raise InputError(f"`--out` should be a .safetensors file in a folder that exists; found {out}.")
+    if checkpoint is None:
+        return
+    if checkpoint.is_dir() or not checkpoint.parent.is_dir():
+        raise InputError(f"`--checkpoint` should be a file in a folder that exists; found {checkpoint}.")
+    if checkpoint.resolve() == out.resolve():
+        raise InputError(f"`--checkpoint` should be another file than `--out`, which would replace it; found {out}.")
 
 
-def _summary(trained: Trained, mean_error: float, out: Path) -> None:
-    best = trained.best_epoch
+def _summary(trained: Trained, mean_error: float, out: Path, *, interrupted: bool) -> None:
+    best, before = trained.best_epoch, "interrupted; " if interrupted else ""
     console.print(
-        f"held-out mean squared error {trained.held_out_errors[best]:.4f} (training, last epoch: "
+        f"{before}held-out mean squared error {trained.held_out_errors[best]:.4f} (training, last epoch: "
         f"{trained.train_errors[-1]:.4f}), best after {best} of {len(trained.train_errors)} epochs; "
         f"the mean of the public data has {mean_error:.4f}.\n{out}",
         markup=False,
