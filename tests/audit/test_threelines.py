@@ -1,5 +1,6 @@
 """Three lines of Python: ``seepage.audit`` is a function, and importing seepage stays light."""
 
+import inspect
 import subprocess
 import sys
 
@@ -74,6 +75,16 @@ def test_silence_carries_its_control() -> None:
 def test_seepage_has_nothing_else_hidden() -> None:
     with pytest.raises(AttributeError, match="audits"):
         _ = seepage.audits
+
+
+def test_the_short_name_takes_what_the_long_one_takes() -> None:
+    short, long = (inspect.signature(one).parameters for one in (type(seepage.audit).__call__, audit_batch))
+    assert {name: (one.kind, one.default) for name, one in short.items() if name != "self"} == {
+        name: (one.kind, one.default) for name, one in long.items()
+    }
+    found = seepage.audit(network(), batch(3), threat_model=ThreatModel(labels=True))
+    assert found.finding.attack == "auto"
+    assert found.finding.threat_model == ThreatModel(labels=True).name
 
 
 def test_what_is_made_in_python_is_taken_as_it_is() -> None:
