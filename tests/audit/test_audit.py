@@ -122,7 +122,7 @@ def test_an_example_that_nothing_was_matched_with_has_no_numbers() -> None:
     one = Reconstruction(
         outcome=Outcome.APPROXIMATE, inputs=batch.inputs[1:2].clone(), certified=torch.ones(1, dtype=torch.bool)
     )
-    scored = score(one, batch, plan.dataset, plan.network)
+    scored = score(one, batch, plan.dataset, None)
     assert scored.certified == [False, True, False]
     assert scored.scores["exact"] == [False, True, False]
     psnr = scored.scores["psnr"]
@@ -140,7 +140,7 @@ def test_a_table_is_scored_by_column(tmp_path: Path) -> None:
     found = Reconstruction(
         outcome=Outcome.APPROXIMATE, inputs=batch.inputs.clone(), certified=torch.zeros(2, dtype=torch.bool)
     )
-    scored = score(found, PrivateBatch(inputs=batch.inputs, labels=batch.labels), dataset, torch.nn.Identity())
+    scored = score(found, PrivateBatch(inputs=batch.inputs, labels=batch.labels), dataset, None)
     assert scored.scores["right:colour"] == [True, True]
     assert scored.scores["error:age"] == [0.0, 0.0]
     assert scored.columns["age"] == scored.columns["age (original)"]

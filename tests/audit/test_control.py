@@ -95,6 +95,27 @@ def test_a_failure_that_overlooks_rows_of_the_update_is_inconclusive_although_th
     assert summarize([finding], batches=1).verdict is Said.INCONCLUSIVE
 
 
+def test_an_attack_that_could_not_begin_was_not_run(plant: Plant) -> None:
+    (audited,) = with_control(audit(plant(lacks="The batch size could not be restored.")))
+    assert audited.finding.obstacles == ["planted: The batch size could not be restored."]
+    assert audited.finding.outcome is None
+    assert audited.finding.complete
+    assert verdict([audited.finding], batches=1, threshold=0.0) is Verdict.NOT_AUDITED
+
+
+def test_a_control_that_the_network_does_not_take_is_no_crash(plant: Plant) -> None:
+    """Batch norm in training mode takes no batch of one."""
+    normed = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 20), torch.nn.BatchNorm1d(20))
+    normed.append(torch.nn.Linear(20, 10))
+    (audited,) = with_control(replace(audit(plant(), batch_size=2), network=normed))
+    assert audited.finding.control is not None
+    assert "Expected more than 1 value per channel" in audited.finding.control.reason
+    assert verdict([audited.finding], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+    (audited,) = with_control(replace(audit(plant(), batch_size=6), network=normed))
+    assert audited.finding.control is not None
+    assert audited.finding.control.reason == "It looked away."
+
+
 def test_silence_without_a_control_is_never_nothing_leaked(plant: Plant) -> None:
     findings = [audited.finding for audited in audit(plant())()]
     assert findings[0].control is None

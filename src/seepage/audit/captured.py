@@ -14,6 +14,7 @@ from seepage.audit.run import versions
 from seepage.federated.storage import Capture
 from seepage.types import (
     INTERRUPTED,
+    NOT_BEGUN,
     Attack,
     Observation,
     Outcome,
@@ -155,6 +156,8 @@ class CapturedAudit:
                 found = self.attack(observation, generator=generator, progress=progress)
             except Exception as raised:  # told apart from "found nothing"
                 error = f"{type(raised).__name__}: {raised}"
+        if found is not None and found.stats.get("stopped") == NOT_BEGUN:
+            obstacles, found = (f"{self.attack.name}: {found.reason}",), None
         attacked = Attacked(
             obstacles=obstacles,
             error=error,

@@ -1,12 +1,12 @@
 """Where the private batch meets the reconstruction: matched by assignment, scored in the data's own units."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from seepage.audit.activity import layer_inputs
 from seepage.audit.findings import Score
 from seepage.audit.labelscoring import certified_examples, label_numbers
 from seepage.audit.recognition import recognisable_numbers, recognisable_pictures, recognisable_rows
@@ -31,25 +31,27 @@ class Scored:
     true_labels: list[int] | None = None
 
 
-def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset, network: nn.Module | None) -> Scored:
+def score(
+    reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset, fed: Callable[[str], Tensor] | None
+) -> Scored:
     """Match and score. Inputs of the network are scored in raw units, inputs of an inner layer as they are.
 
     Args:
         reconstruction: any number of examples, in any order.
         batch: the truth, ``b`` examples.
         dataset: gives the scaling, and the encoding of a table.
-        network: run once to find the true inputs of an inner layer; ``None`` where it is not at hand, for inputs of
-            the network only.
+        fed: with the name of an inner layer, gives the ``[b, *shape]`` that the client fed it with; ``None`` where the
+            network is not at hand, for inputs of the network only.
 
     Raises:
-        ValueError: the inputs are those of an inner layer, and there is no network.
+        ValueError: the inputs are those of an inner layer, and there is nothing to tell the true ones.
     """
     if reconstruction.inputs is None:
         return _score_labels(reconstruction, batch, dataset.classes)
     inner = reconstruction.layer != ""
-    if inner and network is None:
-        raise ValueError(f"`network` should be given to score inputs of `{reconstruction.layer}`; found None.")
-    truth = layer_inputs(network, reconstruction.layer, batch.inputs) if inner and network is not None else batch.inputs
+    if inner and fed is None:
+        raise ValueError(f"`fed` should be given to score inputs of `{reconstruction.layer}`; found None.")
+    truth = batch.inputs if not inner or fed is None else fed(reconstruction.layer)
     originals = truth.detach().double().cpu()
     rows = reconstruction.inputs.detach().double().cpu()
     if not inner:
