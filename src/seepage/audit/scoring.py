@@ -17,6 +17,7 @@ from seepage.types import PrivateBatch, Reconstruction
 __all__ = ["PSNR_CAP", "Scored", "score"]
 
 PSNR_CAP = 300.0  # dB written for a reconstruction equal to the last bit, whose PSNR is infinite
+_COPY = 48.0  # dB: half a grey level of 8 bits
 _OTHERS = 1000  # pictures that a reconstruction is held against, to see whether it shows its original and no other
 
 
@@ -74,7 +75,17 @@ def score(
         exact, near = _score_table(scored, dataset, ordered, originals, matched)
     scored.scores["recognisable"] = [bool(value) for value in ((exact | near) & matched).tolist()]
     scored.scores["exact"] = [bool(value) for value in (exact & matched).tolist()]
+    beyond = certified.scatter(0, places[matched].cpu(), False)
+    if bool(beyond.any()):
+        scored.scores["certified_beyond"] = float(_unlike_any(rows[beyond], originals))
     return scored
+
+
+def _unlike_any(rows: Tensor, originals: Tensor) -> int:
+    """How many of ``rows [k, *shape]`` are none of ``originals [b, *shape]``; a copy of one is no wrong example."""
+    spread = float(originals.max() - originals.min()) or 1.0
+    same = [exact_numbers(row.expand_as(originals), originals, data_range=spread, least_psnr=_COPY) for row in rows]
+    return sum(not bool(one.any()) for one in same)
 
 
 def _score_numbers(scored: Scored, ordered: Tensor, originals: Tensor, matched: Tensor) -> tuple[Tensor, Tensor]:
