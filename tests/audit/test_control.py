@@ -12,6 +12,7 @@ from seepage.audit.control import run_control, with_control
 from seepage.audit.record import Verdict, verdict
 from seepage.audit.run import Audit
 from seepage.data.sources import load_dataset
+from seepage.federated.noising import GaussianNoise
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
 from seepage.report.summary import Verdict as Said
@@ -93,6 +94,25 @@ def test_a_failure_that_overlooks_rows_of_the_update_is_inconclusive_although_th
     assert verdict([finding], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
     assert verdict([finding], batches=1, threshold=1 / 60) is Verdict.NOTHING_LEAKED
     assert summarize([finding], batches=1).verdict is Said.INCONCLUSIVE
+
+
+def test_a_failure_behind_noise_is_inconclusive_where_rows_show_their_pictures() -> None:
+    """At 5 % no row is an example to 1 %, but whoever draws the rows as pictures reads digits off them."""
+    wide = replace(
+        audit(SPEAR(budget=Budget(samples=2_000)), batch_size=8),
+        network=build_network("mlp:200", input_shape=(1, 8, 8), classes=10, seed=0),
+        defenses=(GaussianNoise(sigma=0.05, relative=True),),
+    )
+    (audited,) = with_control(wide)
+    finding = audited.finding
+    assert finding.outcome == "failed"
+    assert finding.control is not None
+    assert finding.control.passed
+    assert (finding.held(exactly=True), finding.overlooked) == (0, 7)
+    assert verdict([finding], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+    (hidden,) = with_control(replace(wide, defenses=(GaussianNoise(sigma=1.0, relative=True),)))
+    assert hidden.finding.overlooked == 0
+    assert verdict([hidden.finding], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
 
 
 def test_an_attack_that_could_not_begin_was_not_run(plant: Plant) -> None:

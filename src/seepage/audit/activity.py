@@ -8,8 +8,9 @@ from torch.func import functional_call
 
 from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
 
-__all__ = ["Client", "held_as_rows", "layer_inputs", "units_alone"]
+__all__ = ["Alike", "Client", "held_as_rows", "layer_inputs", "units_alone"]
 
+Alike = Callable[[Tensor, Tensor], Tensor]  # of guesses and originals, [b, *shape] each: which show their original
 Client = Callable[[nn.Module], object]  # runs the network on the batch, as the client did whose update is attacked
 
 _ROUGH = 0.01  # of an example's length, by which its row may differ from it: 40 dB, as numbers are recognisable
@@ -37,7 +38,9 @@ def units_alone(network: nn.Module, inputs: Tensor, layer: str = "", client: Cli
     return [int(count) for count in alone.sum(dim=1)]
 
 
-def held_as_rows(network: nn.Module, inputs: Tensor, update: Mapping[str, Tensor]) -> list[bool] | None:
+def held_as_rows(
+    network: nn.Module, inputs: Tensor, update: Mapping[str, Tensor], alike: Alike | None = None
+) -> list[bool] | None:
     """For each example, whether a row of the update *is* the example: divided by the bias's entry it is within 1 %.
 
     Looked up with the originals in hand, in the update as the server has it, so that no rule or defense need be known:
@@ -47,6 +50,7 @@ def held_as_rows(network: nn.Module, inputs: Tensor, update: Mapping[str, Tensor
         network: as the server sends it out; it stays as it is.
         inputs: the batch ``[b, *shape]``.
         update: as the server has it.
+        alike: what else counts, for example that a picture is recognisable.
 
     Returns:
         ``b`` answers, or ``None`` if no layer that fits reads the inputs, or its update was not sent.
@@ -61,7 +65,10 @@ def held_as_rows(network: nn.Module, inputs: Tensor, update: Mapping[str, Tensor
     there = sizes.gather(1, units[:, None])[:, 0] > 0
     guesses = weight[units] / bias[units].where(there, 1.0)[:, None]  # [b, n]
     apart, lengths = (one.double().norm(dim=1) for one in (guesses - rows.to(guesses), rows))
-    return [bool(value) for value in (there & (lengths > 0) & (apart <= _ROUGH * lengths)).tolist()]
+    near = apart <= _ROUGH * lengths
+    if alike is not None:
+        near |= alike(guesses.reshape(inputs.shape), inputs.double())
+    return [bool(value) for value in (there & (lengths > 0) & near).tolist()]
 
 
 def layer_inputs(network: nn.Module, layer: str, inputs: Tensor, client: Client | None = None) -> Tensor:

@@ -45,8 +45,9 @@ class Finding(BaseModel):
     order; an example that nothing was matched with has ``None`` for its numbers and false for ``exact``. ``control`` is
     there if the attack gave nothing away: without one that passed, its silence says nothing. ``scores["units_alone"]``
     counts the units of the attacked layer that only this example switches on, and ``scores["rows"]`` says whether a row
-    of the update is this example, whatever the attack made of it. ``scores["certified_beyond"]``, where there are any,
-    is a number: certified examples left over when all of the batch had found theirs, and like none of them.
+    of the update is this example, whatever the attack made of it; ``scores["rows_shown"]``, of pictures where that
+    tells more, whether a row shows it recognisably. ``scores["certified_beyond"]``, where there are any, is a number:
+    certified examples left over when all of the batch had found theirs, and like none of them.
 
     Of an attack that restores labels and no inputs, ``scores`` holds numbers for the whole batch (``leacc``, ``lnacc``,
     ``exact_vector``, ``l1_half``, ``wrong_certified``), ``true_labels`` the truth in the batch's order, and
@@ -163,7 +164,12 @@ class Finding(BaseModel):
         No search is needed for them, so that an attack's silence says nothing. Findings of older versions only know of
         such units, which make such rows in a plain gradient.
         """
+        return self.held(exactly=False)
+
+    def held(self, *, exactly: bool) -> int:
+        """The same; ``exactly`` leaves out pictures that their row, behind noise, only shows."""
         rows, plain = self.scores.get("rows"), self.rule == "fedsgd" and not self.defenses
+        rows = rows if exactly else self.scores.get("rows_shown", rows)
         rows = self.scores.get("units_alone") if rows is None and plain else rows
         if not isinstance(rows, list):
             return 0

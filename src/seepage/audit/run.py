@@ -17,8 +17,9 @@ from seepage.audit.activity import held_as_rows, layer_inputs, units_alone
 from seepage.audit.findings import Finding, Score
 from seepage.audit.labelcatalogue import LABEL_ATTACKS
 from seepage.audit.scoring import Scored, score
-from seepage.data.sources import Dataset, draw_batch
+from seepage.data.sources import Dataset, InputKind, draw_batch
 from seepage.errors import InputError
+from seepage.metrics import recognisable_images
 from seepage.types import (
     NOT_BEGUN,
     Attack,
@@ -133,9 +134,17 @@ class Audit:
         if not of_labels and self.attack.name not in LABEL_ATTACKS:
             alone = units_alone(network, batch.inputs, found.layer, taken if found.layer else None)
             rows = held_as_rows(network, batch.inputs, sent)
-            exposed = {"units_alone": alone, "rows": rows}
+            shown = (
+                held_as_rows(network, batch.inputs, sent, self._shows) if self.dataset.kind is InputKind.IMAGE else None
+            )
+            exposed = {"units_alone": alone, "rows": rows, "rows_shown": shown if shown != rows else None}
             scored.scores |= {name: list[Score](values) for name, values in exposed.items() if values is not None}
         return scored
+
+    def _shows(self, guesses: Tensor, originals: Tensor) -> Tensor:
+        """Which pictures are recognisable, ``[b]`` bool, of inputs as the network sees them."""
+        found, true = (self.dataset.normalization.invert(one.double().cpu()) for one in (guesses, originals))
+        return recognisable_images(found.clamp(0, 1), true).to(guesses.device)
 
     def _draw(self, index: int) -> PrivateBatch:
         batch, _ = draw_batch(self.dataset, batch_size=self.batch_size, generator=self._chance(index, "data"))
