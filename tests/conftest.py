@@ -9,7 +9,17 @@ import pytest
 import torch
 from hypothesis import settings
 
-from seepage.types import INTERRUPTED, Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import (
+    INTERRUPTED,
+    NOT_BEGUN,
+    Attack,
+    Observation,
+    Obstacle,
+    Outcome,
+    Progress,
+    Reconstruction,
+    go_on,
+)
 
 settings.register_profile("shared machine", deadline=None)  # no test asserts a time
 settings.load_profile("shared machine")
@@ -33,11 +43,13 @@ class Planted:
         breaks: whether it has a bug in it.
         labels: that it says it restored, none of them certified.
         obstacle: why it cannot run on an observation; ``None`` if it can.
+        lacks: what it learns in its call that it cannot do without, where it lacks something.
     """
 
     breaks: bool = False
     labels: tuple[int, ...] = ()
     obstacle: Callable[[Observation], str | None] = lambda _: None
+    lacks: str = ""
 
     @property
     def name(self) -> str:
@@ -63,6 +75,8 @@ class Planted:
                 certified=torch.zeros(len(self.labels), dtype=torch.bool),
                 reason="A guess.",
             )
+        if self.lacks:
+            return Reconstruction(outcome=Outcome.FAILED, reason=self.lacks, stats={"stopped": NOT_BEGUN})
         stopped = not progress(0, 1, "looking away")
         return Reconstruction(
             outcome=Outcome.FAILED, reason="It looked away.", stats={"stopped": INTERRUPTED} if stopped else {}

@@ -165,6 +165,8 @@ def test_a_truncated_idx_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--network", "no_such_module:make"], "no_such_module"),
         (["--batch-size", "5000"], "batch_size"),
         (["--budget", "soon"], "--budget"),
+        (["--budget", "1e999"], "--budget"),
+        (["--budget", "1e400s"], "--budget"),
         (["--attack", "magic"], "--attack"),
         (["--rule", "fedmagic"], "--rule"),
         (["--rule", "fedavg:lr=fast"], "lr"),
@@ -248,6 +250,30 @@ def test_a_fault_of_seepage_is_never_the_exit_code_of_a_leak(
     assert audit(tmp_path, "--batch-size", "3") == 3
     assert "planted" in capsys.readouterr().err
     assert not (tmp_path / "run" / "findings.jsonl").exists()
+
+
+def test_a_full_disk_is_told_as_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passed for a fault of seepage by which nothing was learned, whatever the batches before had shown."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("seepage.audit.folder.write_findings", full)
+    assert audit(tmp_path) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert "a file could not be read or written: [Errno 28] No space left on device" in said
+    assert "fault of seepage" not in said
+
+
+def test_a_fault_that_cannot_even_be_shown_is_no_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("seepage.audit.run.score", broken)
+    monkeypatch.setattr("rich.console.Console.print_exception", broken)
+    assert audit(tmp_path) == 3
 
 
 def test_a_batch_that_is_too_large_is_given_up_long_before_the_budget_ends(tmp_path: Path) -> None:

@@ -14,11 +14,16 @@ from seepage.audit.folder import RunFolder
 from seepage.audit.record import Verdict, record, verdict
 from seepage.audit.run import Audit
 from seepage.audit.scoring import score
+from seepage.cli.show import finding_line
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
+from seepage.report.counts import count
+from seepage.report.summary import summarize
 from seepage.types import INTERRUPTED, Attack, Outcome, PrivateBatch, Reconstruction
+
+PASSED = ControlCase(batch_size=1, rule="fedsgd", outcome="exact", exact=1, recovered=1, passed=True, seconds=0.1)
 
 
 def audit(attack: Attack | None = None, *, network: str = "mlp:100,50", seed: int = 0, batches: int = 2) -> Audit:
@@ -122,12 +127,31 @@ def test_an_example_that_nothing_was_matched_with_has_no_numbers() -> None:
     one = Reconstruction(
         outcome=Outcome.APPROXIMATE, inputs=batch.inputs[1:2].clone(), certified=torch.ones(1, dtype=torch.bool)
     )
-    scored = score(one, batch, plan.dataset, plan.network)
+    scored = score(one, batch, plan.dataset, None)
     assert scored.certified == [False, True, False]
     assert scored.scores["exact"] == [False, True, False]
     psnr = scored.scores["psnr"]
     assert isinstance(psnr, list)
     assert [value is None for value in psnr] == [True, False, True]
+
+
+def test_certified_examples_that_the_batch_never_held_are_counted(found: list[Finding]) -> None:
+    """Left over when every original had found its own, they went unseen; a copy of an example is none such."""
+    plan = audit()
+    batch = plan.dataset.batch(torch.tensor([0, 1]))
+    made_up = torch.stack([0.5 * (batch.inputs[0] + batch.inputs[1]), batch.inputs[1] + torch.nan])
+    rows = torch.cat([batch.inputs, batch.inputs[:1], made_up])
+    one = Reconstruction(outcome=Outcome.EXACT, inputs=rows, certified=torch.ones(5, dtype=torch.bool))
+    scored = score(one, batch, plan.dataset, None)
+    assert scored.certified == [True, True]
+    assert scored.scores["certified_beyond"] == 2.0
+    wrong = changed(found[0], scores={**found[0].scores, "certified_beyond": 2.0})
+    assert wrong.wrong_certified == 2
+    assert "2 of them wrongly" in finding_line(wrong)
+    assert count([wrong]).wrong == 2
+    silent = changed(wrong, scores={"exact": [False] * wrong.batch_size}, control=PASSED)
+    assert verdict([silent], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+    assert summarize([silent], batches=1).counts.wrong == sum(silent.certified)
 
 
 def test_a_table_is_scored_by_column(tmp_path: Path) -> None:
@@ -140,7 +164,7 @@ def test_a_table_is_scored_by_column(tmp_path: Path) -> None:
     found = Reconstruction(
         outcome=Outcome.APPROXIMATE, inputs=batch.inputs.clone(), certified=torch.zeros(2, dtype=torch.bool)
     )
-    scored = score(found, PrivateBatch(inputs=batch.inputs, labels=batch.labels), dataset, torch.nn.Identity())
+    scored = score(found, PrivateBatch(inputs=batch.inputs, labels=batch.labels), dataset, None)
     assert scored.scores["right:colour"] == [True, True]
     assert scored.scores["error:age"] == [0.0, 0.0]
     assert scored.columns["age"] == scored.columns["age (original)"]
@@ -182,11 +206,10 @@ def test_broken_and_interrupted_batches_are_tried_again(found: list[Finding], tm
 
 def test_exit_codes_tell_a_leak_from_silence_and_silence_from_no_audit(found: list[Finding]) -> None:
     leak = found[0]
-    passed = ControlCase(batch_size=1, rule="fedsgd", outcome="exact", exact=1, recovered=1, passed=True, seconds=0.1)
     silent = changed(leak, outcome="failed", scores={"exact": [False] * 4}, certified=[])
-    clean = changed(silent, control=passed)
-    doubtful = changed(silent, control=passed.model_copy(update={"passed": False}))
-    half = changed(leak, scores={"exact": [True, True, False, False]})
+    clean = changed(silent, control=PASSED)
+    doubtful = changed(silent, control=PASSED.model_copy(update={"passed": False}))
+    half = changed(leak, certified=[], scores={"exact": [True, True, False, False]})
     blank = {"scores": {}, "certified": [], "outcome": None}
     assert verdict([clean], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
     assert verdict([leak], batches=1, threshold=0.0) is Verdict.LEAKED
@@ -224,9 +247,8 @@ def test_a_finding_that_was_cut_or_edited_is_refused_by_its_line(
 
 
 def test_silence_about_a_row_of_its_own_is_inconclusive(found: list[Finding]) -> None:
-    passed = ControlCase(batch_size=1, rule="fedsgd", outcome="exact", exact=1, recovered=1, passed=True, seconds=0.1)
     size = found[0].batch_size
-    silent = changed(found[0], outcome="failed", certified=[], scores={"units_alone": [0] * size}, control=passed)
+    silent = changed(found[0], outcome="failed", certified=[], scores={"units_alone": [0] * size}, control=PASSED)
     assert verdict([silent], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
     overlooked = changed(silent, scores={"units_alone": [2] + [0] * (size - 1)})
     assert overlooked.overlooked == 1

@@ -53,6 +53,13 @@ def test_silence_beside_a_passed_control_is_nothing_leaked() -> None:
     assert "passed" in found.describe()
 
 
+def test_an_attack_that_could_not_begin_was_not_run(plant: Plant) -> None:
+    found = audit(plant(lacks="The batch size could not be restored."))(capture())
+    assert found.obstacles == ("planted: The batch size could not be restored.",)
+    assert found.control is None
+    assert found.verdict(0.0) is Verdict.NOT_AUDITED
+
+
 def test_a_leak_needs_no_control() -> None:
     found = audit(SPEAR())(capture())
     assert found.control is None

@@ -48,6 +48,7 @@ def attacked(true: str, stated: str | None, *, inner: bool = False, **fields: ob
         ({"rule": "sgd", "learning_rate": 0.5, "local_steps": 10**9}, None),
         ({"rule": "sgd with momentum", "learning_rate": 0.5, "local_steps": 3}, GUESSED),
         ({"rule": "sgd with momentum", "local_steps": 3}, None),
+        ({"rule": "adam", "learning_rate": 0.5, "local_steps": 3}, "fedavg:epochs=3,lr=0.5,optimizer=adam"),
         ({"rule": "fedavg:epochs=3,momentum=0.9"}, "fedavg:epochs=3,momentum=0.9"),
         ({"rule": "fedavg:epochs=1000000000"}, None),
         ({"rule": "round: the seventh", "learning_rate": 0.5, "local_steps": 1}, GUESSED),
@@ -114,6 +115,18 @@ def test_a_stated_rule_scales_the_update_and_certificates_name_it() -> None:
     silent = attacked(true, None, rule="sgd with momentum", learning_rate=0.0005, local_steps=2)
     assert (silent.certified, silent.uncertified) == (0, 4)  # nobody says how much momentum
     assert silent.verdict(0.0) is Verdict.NOT_AUDITED
+
+
+@pytest.mark.parametrize("said", [{}, {"rule": "sgd with weight_decay"}])
+def test_silence_about_a_client_whose_rule_nobody_stated_is_inconclusive(said: dict[str, object]) -> None:
+    true = "fedavg:lr=0.1,weight_decay=0.01"
+    silent = attacked(true, None, learning_rate=0.1, local_steps=1, **said)
+    assert silent.silent
+    assert silent.control is not None
+    assert silent.control.passed
+    assert silent.verdict(0.0) is Verdict.INCONCLUSIVE
+    assert "Nobody stated" in silent.describe()
+    assert attacked(true, true).certified == 4
 
 
 def test_a_replay_holds_a_false_claim_against_the_update() -> None:

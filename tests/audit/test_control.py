@@ -12,6 +12,7 @@ from seepage.audit.control import run_control, with_control
 from seepage.audit.record import Verdict, verdict
 from seepage.audit.run import Audit
 from seepage.data.sources import load_dataset
+from seepage.federated.noising import GaussianNoise
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
 from seepage.report.summary import Verdict as Said
@@ -121,6 +122,46 @@ def test_a_search_that_fails_takes_the_row_and_that_is_a_leak() -> None:
     assert finding.overlooked == 0
     assert "1 row of the update" in finding.reason
     assert verdict([finding], batches=1, threshold=0.0) is Verdict.LEAKED
+
+
+def test_a_failure_behind_noise_is_inconclusive_where_rows_show_their_pictures() -> None:
+    """At 5 % no row is an example to 1 %, but whoever draws the rows as pictures reads digits off them."""
+    wide = replace(
+        audit(SPEAR(budget=Budget(samples=2_000)), batch_size=8),
+        network=build_network("mlp:200", input_shape=(1, 8, 8), classes=10, seed=0),
+        defenses=(GaussianNoise(sigma=0.05, relative=True),),
+    )
+    (audited,) = with_control(wide)
+    finding = audited.finding
+    assert finding.outcome == "failed"
+    assert finding.control is not None
+    assert finding.control.passed
+    assert (finding.held(exactly=True), finding.overlooked) == (0, 7)
+    assert verdict([finding], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+    (hidden,) = with_control(replace(wide, defenses=(GaussianNoise(sigma=1.0, relative=True),)))
+    assert hidden.finding.overlooked == 0
+    assert verdict([hidden.finding], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
+
+
+def test_an_attack_that_could_not_begin_was_not_run(plant: Plant) -> None:
+    (audited,) = with_control(audit(plant(lacks="The batch size could not be restored.")))
+    assert audited.finding.obstacles == ["planted: The batch size could not be restored."]
+    assert audited.finding.outcome is None
+    assert audited.finding.complete
+    assert verdict([audited.finding], batches=1, threshold=0.0) is Verdict.NOT_AUDITED
+
+
+def test_a_control_that_the_network_does_not_take_is_no_crash(plant: Plant) -> None:
+    """Batch norm in training mode takes no batch of one."""
+    normed = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 20), torch.nn.BatchNorm1d(20))
+    normed.append(torch.nn.Linear(20, 10))
+    (audited,) = with_control(replace(audit(plant(), batch_size=2), network=normed))
+    assert audited.finding.control is not None
+    assert "Expected more than 1 value per channel" in audited.finding.control.reason
+    assert verdict([audited.finding], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+    (audited,) = with_control(replace(audit(plant(), batch_size=6), network=normed))
+    assert audited.finding.control is not None
+    assert audited.finding.control.reason == "It looked away."
 
 
 def test_silence_without_a_control_is_never_nothing_leaked(plant: Plant) -> None:

@@ -1,5 +1,6 @@
 """Three lines of Python: ``seepage.audit`` is a function, and importing seepage stays light."""
 
+import inspect
 import subprocess
 import sys
 
@@ -76,6 +77,16 @@ def test_seepage_has_nothing_else_hidden() -> None:
         _ = seepage.audits
 
 
+def test_the_short_name_takes_what_the_long_one_takes() -> None:
+    short, long = (inspect.signature(one).parameters for one in (type(seepage.audit).__call__, audit_batch))
+    assert {name: (one.kind, one.default) for name, one in short.items() if name != "self"} == {
+        name: (one.kind, one.default) for name, one in long.items()
+    }
+    found = seepage.audit(network(), batch(3), threat_model=ThreatModel(labels=True))
+    assert found.finding.attack == "auto"
+    assert found.finding.threat_model == ThreatModel(labels=True).name
+
+
 def test_what_is_made_in_python_is_taken_as_it_is() -> None:
     found = audit_batch(
         network(),
@@ -110,6 +121,39 @@ def test_a_network_with_batch_norm_in_training_mode_is_audited() -> None:
     found = audit_batch(normed, batch(4), attack="labels", threat_model=ThreatModel(batch_size=True), seconds=2.0)
     assert found.finding.error is None
     assert normed.training
+
+
+class TwoHeads(nn.Linear):
+    """Returns more than logits."""
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        return super().forward(inputs), inputs
+
+
+@pytest.mark.parametrize(
+    ("odd", "found"),
+    [
+        (TwoHeads(30, 5), r"one tensor \[b, classes\] of logits; found tuple"),
+        (nn.Unflatten(1, (5, 6)), r"found shape \[1, 5, 6\]"),
+        (nn.Sequential(nn.Linear(30, 9), nn.BatchNorm1d(9), nn.Linear(9, 5)), "Expected more than 1 value per channel"),
+    ],
+)
+def test_what_is_no_network_for_this_batch_is_named(odd: nn.Module, found: str) -> None:
+    with pytest.raises(InputError, match=found):
+        audit_batch(odd, batch(1))
+
+
+@pytest.mark.parametrize("rule", ["fedsgd", "fedavg:lr=1"])
+def test_what_dropout_lets_through_to_the_layer_is_scored_as_the_client_drew_it(rule: str) -> None:
+    """Held against draws of the audit's own, exact inputs passed for wrong certificates."""
+    torch.manual_seed(0)
+    dropped = nn.Sequential(nn.Dropout(0.2), nn.Linear(30, 100), nn.ReLU(), nn.Linear(100, 5))
+    state = torch.random.get_rng_state()
+    found = audit_batch(dropped, batch(4), rule=rule, seconds=2.0)
+    assert found.finding.layer == "1"
+    assert found.exposed == [0, 1, 2, 3]
+    assert found.finding.scores["units_alone"] is not None
+    assert state.equal(torch.random.get_rng_state())
 
 
 def test_pictures_and_numbers_that_come_out_nearly_are_exposed() -> None:

@@ -1,5 +1,6 @@
 """The plain loop: what is captured is what the client computed, and what leaks is not sent."""
 
+import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -78,11 +79,26 @@ def test_a_round_is_captured_as_weights_before_and_after(tmp_path: Path) -> None
 def test_several_steps_and_other_optimizers_are_named(tmp_path: Path) -> None:
     network, batch = client()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9)
-    with capture_round(optimizer, network, BundleFolder(tmp_path)):
-        train(network, batch, optimizer, steps=3)
-    header = read_capture(next(tmp_path.iterdir())).header
-    assert (header.rule, header.local_steps, header.client) == ("sgd with momentum", 3, None)
+    for number in range(2):  # in the second the momentum of the first is in the steps: no number tells how much
+        with capture_round(optimizer, network, BundleFolder(tmp_path), number=number):
+            train(network, batch, optimizer, steps=3)
+    first, second = (read_capture(path).header for path in sorted(tmp_path.iterdir()))
+    assert (first.rule, first.local_steps, first.client) == ("fedavg:epochs=3,lr=0.5,momentum=0.9", 3, None)
+    assert (second.rule, second.local_steps) == ("sgd with momentum", 3)
     assert rule_of(torch.optim.Adam(network.parameters())) == "adam"
+
+
+def test_weight_decay_is_written_down_and_taken_out(tmp_path: Path) -> None:
+    """Left in, it hides the gradient's rank: the attack on what every such client sends found nothing."""
+    network, batch = client()
+    start = copy.deepcopy(network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5, weight_decay=0.01)
+    with capture_round(optimizer, network, BundleFolder(tmp_path)):
+        train(network, batch, optimizer)
+    capture = read_capture(next(tmp_path.iterdir()))
+    assert capture.header.rule == "fedavg:lr=0.5,weight_decay=0.01"
+    audit = CapturedAudit(network=start, input_shape=(1, 8, 8), classes=10, attack=SPEAR())
+    assert audit(capture).certified == len(batch)
 
 
 def test_a_leak_is_held_back_and_the_parameters_stay(caplog: pytest.LogCaptureFixture) -> None:

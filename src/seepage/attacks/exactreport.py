@@ -13,7 +13,7 @@ def reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Re
     """EXACT if every example is there, certified, and their number known; a guess where nothing is certified.
 
     A batch size that the gradient tells is told up to a multiple: copies of the whole batch have the same mean. All
-    labels are certified then, and the outcome is not EXACT (docs/decisions/0011).
+    labels are certified then, and the outcome is not EXACT (docs/decisions/0013).
 
     Args:
         layer: what was read.

@@ -1,11 +1,15 @@
 """Rule x defenses x threat model x attack -> findings. The room can be called: ``seepage.audit(network, batch)``."""
 
 import sys
+from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from seepage.audit.threelines import Findings
+    from seepage.types import Attack, Defense, PrivateBatch, ThreatModel, UpdateRule
 
 
 class _Room(ModuleType):
@@ -13,12 +17,13 @@ class _Room(ModuleType):
 
     def __call__(
         self,
-        network: Any,
-        batch: Any,
+        network: "nn.Module",
+        batch: "PrivateBatch | tuple[Tensor, Tensor]",
         *,
-        rule: str = "fedsgd",
-        defenses: tuple[str, ...] = (),
-        attack: str = "spear",
+        rule: "str | UpdateRule" = "fedsgd",
+        defenses: "Sequence[str | Defense]" = (),
+        attack: "str | Attack" = "auto",
+        threat_model: "ThreatModel | None" = None,
         classes: int | None = None,
         seconds: float = 60.0,
         seed: int = 0,
@@ -27,7 +32,15 @@ class _Room(ModuleType):
         from seepage.audit.threelines import audit_batch
 
         return audit_batch(
-            network, batch, rule=rule, defenses=defenses, attack=attack, classes=classes, seconds=seconds, seed=seed
+            network,
+            batch,
+            rule=rule,
+            defenses=defenses,
+            attack=attack,
+            threat_model=threat_model,
+            classes=classes,
+            seconds=seconds,
+            seed=seed,
         )
 
 

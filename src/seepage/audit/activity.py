@@ -1,6 +1,6 @@
-"""Why an example is exposed: the units of the attacked layer that it alone switches on, and their rows."""
+"""What a layer was fed with, and why an example is exposed: the units that it alone switches on, and their rows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +8,15 @@ from torch.func import functional_call
 
 from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
 
-__all__ = ["held_as_rows", "layer_inputs", "units_alone"]
+__all__ = ["Alike", "Client", "held_as_rows", "layer_inputs", "units_alone"]
+
+Alike = Callable[[Tensor, Tensor], Tensor]  # of guesses and originals, [b, *shape] each: which show their original
+Client = Callable[[nn.Module], object]  # runs the network on the batch, as the client did whose update is attacked
 
 _ROUGH = 0.01  # of an example's length, by which its row may differ from it: 40 dB, as numbers are recognisable
 
 
-def units_alone(network: nn.Module, inputs: Tensor, layer: str = "") -> list[int] | None:
+def units_alone(network: nn.Module, inputs: Tensor, layer: str = "", client: Client | None = None) -> list[int] | None:
     """For each example, how many ReLU units it switches on and no other example of the batch does.
 
     In a plain gradient such a unit's row is that example's input times a number, and its bias entry is the number: one
@@ -23,6 +26,7 @@ def units_alone(network: nn.Module, inputs: Tensor, layer: str = "") -> list[int
         network: as the server sends it out; it stays as it is.
         inputs: the batch ``[b, *shape]``.
         layer: a layer's name, or ``""`` for the one that reads the network's own inputs.
+        client: see :func:`layer_inputs`.
 
     Returns:
         ``b`` counts, or ``None`` if no linear layer with one row an example stands there before a ReLU.
@@ -30,11 +34,13 @@ def units_alone(network: nn.Module, inputs: Tensor, layer: str = "") -> list[int
     found = _layer(network, inputs, layer)
     if found is None:
         return None
-    alone, _ = _alone(network, inputs, found)
+    alone, _ = _alone(network, inputs, found, client)
     return [int(count) for count in alone.sum(dim=1)]
 
 
-def held_as_rows(network: nn.Module, inputs: Tensor, update: Mapping[str, Tensor]) -> list[bool] | None:
+def held_as_rows(
+    network: nn.Module, inputs: Tensor, update: Mapping[str, Tensor], alike: Alike | None = None
+) -> list[bool] | None:
     """For each example, whether a row of the update *is* the example: divided by the bias's entry it is within 1 %.
 
     Looked up with the originals in hand, in the update as the server has it, so that no rule or defense need be known:
@@ -44,6 +50,7 @@ def held_as_rows(network: nn.Module, inputs: Tensor, update: Mapping[str, Tensor
         network: as the server sends it out; it stays as it is.
         inputs: the batch ``[b, *shape]``.
         update: as the server has it.
+        alike: what else counts, for example that a picture is recognisable.
 
     Returns:
         ``b`` answers, or ``None`` if no layer that fits reads the inputs, or its update was not sent.
@@ -51,19 +58,30 @@ def held_as_rows(network: nn.Module, inputs: Tensor, update: Mapping[str, Tensor
     found = _layer(network, inputs, "")
     if found is None or found.bias is None or not {found.weight, found.bias} <= set(update):
         return None
-    alone, rows = _alone(network, inputs, found)
+    alone, rows = _alone(network, inputs, found, None)
     weight, bias = update[found.weight].double(), update[found.bias].double()
     sizes = bias.abs() * alone.to(bias)  # [b, m]
     units = sizes.argmax(dim=1)
     there = sizes.gather(1, units[:, None])[:, 0] > 0
     guesses = weight[units] / bias[units].where(there, 1.0)[:, None]  # [b, n]
     apart, lengths = (one.double().norm(dim=1) for one in (guesses - rows.to(guesses), rows))
-    return [bool(value) for value in (there & (lengths > 0) & (apart <= _ROUGH * lengths)).tolist()]
+    near = apart <= _ROUGH * lengths
+    if alike is not None:
+        near |= alike(guesses.reshape(inputs.shape), inputs.double())
+    return [bool(value) for value in (there & (lengths > 0) & near).tolist()]
 
 
-def layer_inputs(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:
-    """``[b, *shape]``: what a layer of this name is fed with where the network is fed with ``inputs``."""
-    return _watched(network, layer, inputs)[0]
+def layer_inputs(network: nn.Module, layer: str, inputs: Tensor, client: Client | None = None) -> Tensor:
+    """``[b, *shape]``: what a layer of this name is fed with where the network is fed with ``inputs``.
+
+    Args:
+        network: as the server sends it out; it stays as it is.
+        layer: its name.
+        inputs: the batch ``[b, *shape]``.
+        client: takes the client's own steps again: where dropout or noise stands before the layer, another pass would
+            feed it with other numbers than those that are in the update. ``None``: one pass will do.
+    """
+    return _watched(network, layer, inputs, client)[0]
 
 
 def _layer(network: nn.Module, inputs: Tensor, name: str) -> AffineLayer | None:
@@ -71,25 +89,61 @@ def _layer(network: nn.Module, inputs: Tensor, name: str) -> AffineLayer | None:
     return found[0] if found and found[0].name in dict(network.named_modules()) else None
 
 
-def _alone(network: nn.Module, inputs: Tensor, layer: AffineLayer) -> tuple[Tensor, Tensor]:
+def _alone(network: nn.Module, inputs: Tensor, layer: AffineLayer, client: Client | None) -> tuple[Tensor, Tensor]:
     """``[b, m]`` bool, units that one example alone switches on; and the layer's inputs ``[b, n]``."""
-    rows, heights = (one.reshape(len(inputs), -1) for one in _watched(network, layer.name, inputs))
+    rows, heights = (one.reshape(len(inputs), -1) for one in _watched(network, layer.name, inputs, client))
     on = heights > 0  # [b, m]
     return on & (on.sum(dim=0) == 1), rows
 
 
-def _watched(network: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """A layer's input and output; batch norm in train mode would move its statistics, so it moves those of copies."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    handle = network.get_submodule(layer).register_forward_hook(
-        lambda _, given, output: seen.append((given[0].detach(), output.detach()))
-    )
+def _watched(network: nn.Module, layer: str, inputs: Tensor, client: Client | None) -> tuple[Tensor, Tensor]:
+    """A layer's input and output, ``b`` each, in the order of ``inputs``."""
+    if client is not None:
+        seen = _in_order(inputs, _passes(network, layer, client))
+        if seen is not None:
+            return seen
+    return _passes(network, layer, lambda copied: _one_pass(copied, inputs))[0][1:]
+
+
+def _one_pass(network: nn.Module, inputs: Tensor) -> None:
+    """Batch norm in train mode would move its statistics, so it moves those of copies; dropout draws from a fork."""
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        functional_call(network, buffers, (inputs,))
+
+
+def _passes(network: nn.Module, layer: str, client: Client) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For each pass: what the network was fed with, and the layer's input and output. Copies keep the hooks."""
+    fed: list[Tensor] = []
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    handles = [
+        network.register_forward_pre_hook(lambda _, given: fed.append(given[0].detach())),
+        network.get_submodule(layer).register_forward_hook(
+            lambda _, given, output: seen.append((fed[-1], given[0].detach(), output.detach()))
+        ),
+    ]
     try:
-        with torch.no_grad():
-            functional_call(network, {name: buffer.clone() for name, buffer in network.named_buffers()}, (inputs,))
+        client(network)
     finally:
-        handle.remove()
-    return seen[0]
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _in_order(inputs: Tensor, passes: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
+    """Rows of a single pass over the whole batch, put into the order of ``inputs``; ``None`` if it was none such."""
+    if len(passes) != 1 or any(len(part) != len(inputs) for part in passes[0]):
+        return None
+    fed, *rows = passes[0]
+    left, places = list(range(len(fed))), []
+    for example in inputs:
+        place = next((place for place in left if torch.equal(fed[place], example)), None)
+        if place is None:
+            return None
+        left.remove(place)
+        places.append(place)
+    return rows[0][places], rows[1][places]
 
 
 def _fits(one: AffineLayer, layer: str) -> bool:

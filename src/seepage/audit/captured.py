@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from seepage.audit.claimed import Guess
 from seepage.audit.findings import ControlCase, Finding
 from seepage.audit.noisecontrol import control_on_noise
 from seepage.audit.observed import observe
@@ -14,6 +15,7 @@ from seepage.audit.run import versions
 from seepage.federated.storage import Capture
 from seepage.types import (
     INTERRUPTED,
+    NOT_BEGUN,
     Attack,
     Observation,
     Outcome,
@@ -40,6 +42,8 @@ class Attacked:
         batch_size: as the capture says.
         control: what the same attack did on random inputs, if it found nothing here.
         claim: the client's rule, by the capture's or its user's word, if certificates rest on it and on no replay.
+        stated: whether anybody says what the client did. Else a difference of weights that gives nothing back may have
+            been read wrongly: weight decay that nobody takes out hides everything.
     """
 
     obstacles: tuple[str, ...] = ()
@@ -49,6 +53,7 @@ class Attacked:
     batch_size: int | None = None
     control: ControlCase | None = None
     claim: str = ""
+    stated: bool = True
 
     @property
     def ended(self) -> bool:
@@ -83,7 +88,8 @@ class Attacked:
     def verdict(self, threshold: float) -> Verdict:
         """LEAKED is certain; NOTHING_LEAKED is said only of an attack that ended with nothing in doubt.
 
-        Silence counts only beside a control that the attack passed; else it is INCONCLUSIVE.
+        Silence counts only beside a control that the attack passed, and of a client whose rule is stated; else it is
+        INCONCLUSIVE.
 
         Args:
             threshold: share of the batch's examples that may be reconstructed exactly.
@@ -93,7 +99,7 @@ class Attacked:
             return Verdict.LEAKED
         if not self.ended or self.certified + self.uncertified > allowed:
             return Verdict.NOT_AUDITED
-        if self.silent and not (self.control is not None and self.control.passed):
+        if self.silent and not (self.stated and self.control is not None and self.control.passed):
             return Verdict.INCONCLUSIVE
         return Verdict.NOTHING_LEAKED
 
@@ -108,6 +114,8 @@ class Attacked:
         if self.silent and self.control is not None:
             how = "passed" if self.control.passed else "failed, so that this silence is inconclusive"
             beside = f" Positive control on {self.control.batch_size} random inputs: {how}."
+        if self.silent and not self.stated:
+            beside += " Nobody stated what the client did (`--rule`): this silence is inconclusive."
         if self.claim:
             beside = f" Certified if the client's rule is {self.claim}, as is claimed: no replay can test that."
         doubt = f", {self.uncertified} uncertified (right or wrong: only the truth tells)" if self.uncertified else ""
@@ -156,6 +164,8 @@ class CapturedAudit:
                 found = self.attack(observation, generator=generator, progress=progress)
             except Exception as raised:  # told apart from "found nothing"
                 error = f"{type(raised).__name__}: {raised}"
+        if found is not None and found.stats.get("stopped") == NOT_BEGUN:
+            obstacles, found = (f"{self.attack.name}: {found.reason}",), None
         attacked = Attacked(
             obstacles=obstacles,
             error=error,
@@ -163,6 +173,7 @@ class CapturedAudit:
             seconds=time.monotonic() - started,
             batch_size=capture.header.batch_size,
             claim=_claim(observation, found),
+            stated=observation.rule is not None and not isinstance(observation.rule, Guess),
         )
         if found is None or found.outcome is not Outcome.FAILED or not attacked.silent:
             return attacked

@@ -89,6 +89,8 @@ def claimed_rule(header: CaptureHeader, stated: UpdateRule | None = None) -> Upd
     if rate is None or steps is None or steps > _MOST_STEPS:
         return None
     sgd = FedAvg(epochs=steps, lr=rate)
+    if header.rule == "adam" and not header.secure_aggregation:
+        return FedAvg(epochs=steps, lr=rate, optimizer=Optimizer.ADAM)
     if not header.secure_aggregation and (header.rule == "sgd" or (steps == 1 and header.rule in ("fedsgd", "fedavg"))):
         return sgd
     return Guess(of=sgd, is_gradient=steps == 1 and header.rule == "unknown" and not header.secure_aggregation)

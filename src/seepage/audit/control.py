@@ -7,6 +7,7 @@ import numpy as np
 
 from seepage.audit.findings import ControlCase, Finding
 from seepage.audit.run import Audit, Audited
+from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
 from seepage.types import Progress, go_on
 
@@ -50,13 +51,28 @@ def run_control(audit: Audit, *, progress: Progress = go_on) -> ControlCase:
     case = None
     for size in sizes:
         easy = replace(audit, batch_size=size, batches=1, seed=seed, defenses=(), rule=FedSGD())
-        finding = next(iter(easy(progress=progress))).finding
-        case = _case(finding)
+        try:
+            case = _case(next(iter(easy(progress=progress))).finding)
+        except InputError as error:  # batch norm in training mode takes no batch of one
+            case = case or _unfit(size, str(error))
         if case.passed or case.interrupted:
             break
     if case is None:
         raise ValueError("`CONTROL_SIZES` should hold at least one size; found none.")
     return case
+
+
+def _unfit(size: int, reason: str) -> ControlCase:
+    return ControlCase(
+        batch_size=size,
+        rule=FedSGD().name,
+        outcome=None,
+        exact=0,
+        recovered=0,
+        passed=False,
+        reason=f"it could not run: {reason}",
+        seconds=0.0,
+    )
 
 
 def _case(finding: Finding) -> ControlCase:

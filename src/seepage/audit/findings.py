@@ -45,7 +45,9 @@ class Finding(BaseModel):
     order; an example that nothing was matched with has ``None`` for its numbers and false for ``exact``. ``control`` is
     there if the attack gave nothing away: without one that passed, its silence says nothing. ``scores["units_alone"]``
     counts the units of the attacked layer that only this example switches on, and ``scores["rows"]`` says whether a row
-    of the update is this example, whatever the attack made of it.
+    of the update is this example, whatever the attack made of it; ``scores["rows_shown"]``, of pictures where that
+    tells more, whether a row shows it recognisably. ``scores["certified_beyond"]``, where there are any, is a number:
+    certified examples left over when all of the batch had found theirs, and like none of them.
 
     Of an attack that restores labels and no inputs, ``scores`` holds numbers for the whole batch (``leacc``, ``lnacc``,
     ``exact_vector``, ``l1_half``, ``wrong_certified``), ``true_labels`` the truth in the batch's order, and
@@ -119,6 +121,16 @@ class Finding(BaseModel):
         return max(seen, self.exact_examples)
 
     @property
+    def wrong_certified(self) -> int:
+        """Certificates that the truth contradicts; anything but 0 is a fault of seepage."""
+        exact = self.scores.get("exact")
+        pairs = zip(self.certified, exact, strict=False) if isinstance(exact, list) else ()
+        numbers = (self.scores.get(word) for word in ("wrong_certified", "certified_beyond"))
+        return sum(sure and right is False for sure, right in pairs) + sum(
+            round(number) for number in numbers if isinstance(number, float)
+        )
+
+    @property
     def restores_labels(self) -> bool:
         """Whether this is a finding on labels alone, scored as the unordered collection they are."""
         return "exact_vector" in self.scores
@@ -152,7 +164,12 @@ class Finding(BaseModel):
         No search is needed for them, so that an attack's silence says nothing. Findings of older versions only know of
         such units, which make such rows in a plain gradient.
         """
+        return self.held(exactly=False)
+
+    def held(self, *, exactly: bool) -> int:
+        """The same; ``exactly`` leaves out pictures that their row, behind noise, only shows."""
         rows, plain = self.scores.get("rows"), self.rule == "fedsgd" and not self.defenses
+        rows = rows if exactly else self.scores.get("rows_shown", rows)
         rows = self.scores.get("units_alone") if rows is None and plain else rows
         if not isinstance(rows, list):
             return 0
@@ -167,9 +184,11 @@ class Finding(BaseModel):
         """Whether it can be told if more than this share of the batch was given away.
 
         It can where more was; where no more was, only beside a passed control (if nothing was), and if what the attack
-        overlooked is within the share as well.
+        overlooked is within the share as well. A wrong certificate leaves nothing certain but what leaked.
         """
         most = share * self.batch_size
+        if self.wrong_certified and self.given_away <= most:
+            return False
         sure = not self.silent or (self.control is not None and self.control.passed)
         return self.ended and (self.given_away > most or (sure and self.given_away + self.overlooked <= most))
 

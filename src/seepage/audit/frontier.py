@@ -127,7 +127,7 @@ def recovered_share(findings: Sequence[Finding], axis: Axis, *, seed: int, place
     examples = sum(finding.batch_size for finding in findings)
     least = math.inf if axis.least_psnr is None else axis.least_psnr
     recovered = sum(sum(finding.recovered(least)) for finding in findings)
-    overlooked = sum(finding.overlooked for finding in findings)
+    overlooked = sum(finding.held(exactly=axis.least_psnr is None) for finding in findings)
     why = [
         " ".join(one.obstacles) or one.error or "interrupted" if not one.ended else "inconclusive: its control failed"
         for one in findings

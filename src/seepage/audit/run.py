@@ -13,13 +13,15 @@ import torch
 from torch import Tensor, nn
 
 import seepage
-from seepage.audit.activity import held_as_rows, units_alone
+from seepage.audit.activity import held_as_rows, layer_inputs, units_alone
 from seepage.audit.findings import Finding, Score
 from seepage.audit.labelcatalogue import LABEL_ATTACKS
 from seepage.audit.scoring import Scored, score
-from seepage.data.sources import Dataset, draw_batch
+from seepage.data.sources import Dataset, InputKind, draw_batch
 from seepage.errors import InputError
+from seepage.metrics import recognisable_images
 from seepage.types import (
+    NOT_BEGUN,
     Attack,
     Defense,
     GradientUpdate,
@@ -102,13 +104,12 @@ class Audit:
                 reconstruction = self.attack(observation, generator=self._chance(index, "attack"), progress=progress)
             except Exception as raised:  # a crash is a row of its own, never "found nothing"
                 error = f"{type(raised).__name__}: {raised}"
+        if reconstruction is not None and reconstruction.stats.get("stopped") == NOT_BEGUN:
+            obstacles, reconstruction = [f"{self.attack.name}: {reconstruction.reason}"], None
         seconds = time.monotonic() - started
         scored = Scored()
         if reconstruction is not None:
-            scored = score(reconstruction, batch, self.dataset, network)
-            of_labels = reconstruction.inputs is None and reconstruction.labels is not None
-            if not of_labels and self.attack.name not in LABEL_ATTACKS:
-                scored.scores.update(_exposed(network, batch, observation.latest.update, reconstruction.layer))
+            scored = self._scored(reconstruction, network, batch, observation.latest.update, index)
         finding = self._finding(
             index=index,
             obstacles=obstacles,
@@ -119,6 +120,32 @@ class Audit:
         )
         return Audited(finding=finding, pictures=scored.pictures)
 
+    def _scored(
+        self, found: Reconstruction, network: nn.Module, batch: PrivateBatch, sent: GradientUpdate, index: int
+    ) -> Scored:
+        """The truth meets the reconstruction; of an inner layer, with the client's own draws of dropout."""
+
+        def client(watched: nn.Module) -> object:
+            return self.rule(watched, batch, self._chance(index, "client"))
+
+        taken = client if self.rule.is_gradient else None  # local steps feed an inner layer anew each time
+        scored = score(found, batch, self.dataset, lambda layer: layer_inputs(network, layer, batch.inputs, taken))
+        of_labels = found.inputs is None and found.labels is not None
+        if not of_labels and self.attack.name not in LABEL_ATTACKS:
+            alone = units_alone(network, batch.inputs, found.layer, taken if found.layer else None)
+            rows = held_as_rows(network, batch.inputs, sent)
+            shown = (
+                held_as_rows(network, batch.inputs, sent, self._shows) if self.dataset.kind is InputKind.IMAGE else None
+            )
+            exposed = {"units_alone": alone, "rows": rows, "rows_shown": shown if shown != rows else None}
+            scored.scores |= {name: list[Score](values) for name, values in exposed.items() if values is not None}
+        return scored
+
+    def _shows(self, guesses: Tensor, originals: Tensor) -> Tensor:
+        """Which pictures are recognisable, ``[b]`` bool, of inputs as the network sees them."""
+        found, true = (self.dataset.normalization.invert(one.double().cpu()) for one in (guesses, originals))
+        return recognisable_images(found.clamp(0, 1), true).to(guesses.device)
+
     def _draw(self, index: int) -> PrivateBatch:
         batch, _ = draw_batch(self.dataset, batch_size=self.batch_size, generator=self._chance(index, "data"))
         return PrivateBatch(inputs=batch.inputs.to(self.device, self.dtype), labels=batch.labels.to(self.device))
@@ -127,7 +154,7 @@ class Audit:
         generator = self._chance(index, "client")
         try:
             update = self.rule(network, batch, generator)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
             shape = list(batch.inputs.shape)
             raise InputError(
                 f"The network {self.network_name} should take inputs of shape {shape}; found: {_first_line(error)}."
@@ -188,13 +215,6 @@ class Audit:
             device=str(self.device),
             versions=versions(),
         )
-
-
-def _exposed(network: nn.Module, batch: PrivateBatch, sent: GradientUpdate, layer: str) -> dict[str, list[Score]]:
-    """What the update gives away without any attack, whether or not this one found it."""
-    alone, rows = units_alone(network, batch.inputs, layer), held_as_rows(network, batch.inputs, sent)
-    found = {"units_alone": alone, "rows": rows}
-    return {name: list[Score](values) for name, values in found.items() if values is not None}
 
 
 def versions() -> dict[str, str]:

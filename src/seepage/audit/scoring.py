@@ -1,12 +1,12 @@
 """Where the private batch meets the reconstruction: matched by assignment, scored in the data's own units."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from seepage.audit.activity import layer_inputs
 from seepage.audit.findings import Score
 from seepage.audit.labelscoring import certified_examples, label_numbers
 from seepage.audit.recognition import recognisable_numbers, recognisable_pictures, recognisable_rows
@@ -17,6 +17,7 @@ from seepage.types import PrivateBatch, Reconstruction
 __all__ = ["PSNR_CAP", "Scored", "score"]
 
 PSNR_CAP = 300.0  # dB written for a reconstruction equal to the last bit, whose PSNR is infinite
+_COPY = 48.0  # dB: half a grey level of 8 bits
 _OTHERS = 1000  # pictures that a reconstruction is held against, to see whether it shows its original and no other
 
 
@@ -31,25 +32,27 @@ class Scored:
     true_labels: list[int] | None = None
 
 
-def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset, network: nn.Module | None) -> Scored:
+def score(
+    reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset, fed: Callable[[str], Tensor] | None
+) -> Scored:
     """Match and score. Inputs of the network are scored in raw units, inputs of an inner layer as they are.
 
     Args:
         reconstruction: any number of examples, in any order.
         batch: the truth, ``b`` examples.
         dataset: gives the scaling, and the encoding of a table.
-        network: run once to find the true inputs of an inner layer; ``None`` where it is not at hand, for inputs of
-            the network only.
+        fed: with the name of an inner layer, gives the ``[b, *shape]`` that the client fed it with; ``None`` where the
+            network is not at hand, for inputs of the network only.
 
     Raises:
-        ValueError: the inputs are those of an inner layer, and there is no network.
+        ValueError: the inputs are those of an inner layer, and there is nothing to tell the true ones.
     """
     if reconstruction.inputs is None:
         return _score_labels(reconstruction, batch, dataset.classes)
     inner = reconstruction.layer != ""
-    if inner and network is None:
-        raise ValueError(f"`network` should be given to score inputs of `{reconstruction.layer}`; found None.")
-    truth = layer_inputs(network, reconstruction.layer, batch.inputs) if inner and network is not None else batch.inputs
+    if inner and fed is None:
+        raise ValueError(f"`fed` should be given to score inputs of `{reconstruction.layer}`; found None.")
+    truth = batch.inputs if not inner or fed is None else fed(reconstruction.layer)
     originals = truth.detach().double().cpu()
     rows = reconstruction.inputs.detach().double().cpu()
     if not inner:
@@ -72,7 +75,17 @@ def score(reconstruction: Reconstruction, batch: PrivateBatch, dataset: Dataset,
         exact, near = _score_table(scored, dataset, ordered, originals, matched)
     scored.scores["recognisable"] = [bool(value) for value in ((exact | near) & matched).tolist()]
     scored.scores["exact"] = [bool(value) for value in (exact & matched).tolist()]
+    beyond = certified.scatter(0, places[matched].cpu(), False)
+    if bool(beyond.any()):
+        scored.scores["certified_beyond"] = float(_unlike_any(rows[beyond], originals))
     return scored
+
+
+def _unlike_any(rows: Tensor, originals: Tensor) -> int:
+    """How many of ``rows [k, *shape]`` are none of ``originals [b, *shape]``; a copy of one is no wrong example."""
+    spread = float(originals.max() - originals.min()) or 1.0
+    same = [exact_numbers(row.expand_as(originals), originals, data_range=spread, least_psnr=_COPY) for row in rows]
+    return sum(not bool(one.any()) for one in same)
 
 
 def _score_numbers(scored: Scored, ordered: Tensor, originals: Tensor, matched: Tensor) -> tuple[Tensor, Tensor]:

@@ -137,9 +137,13 @@ def _outputs(network: nn.Module, inputs: Tensor) -> int:
     probe = copy.deepcopy(network).eval()
     try:
         with torch.no_grad():
-            return int(probe(inputs[:1]).shape[-1])
-    except (RuntimeError, ValueError) as error:
+            outputs = probe(inputs[:1])
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
             f"The network should take `inputs` like {list(inputs[:1].shape)}, {inputs.dtype}; found: {first}."
         ) from error
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        found = f"shape {list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise InputError(f"The network should return one tensor [b, classes] of logits; found {found}.")
+    return int(outputs.shape[1])

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import torch
 import typer
+from safetensors import SafetensorError
 
 import seepage
 from seepage.attacks.budget import Budget
@@ -216,9 +217,18 @@ def main(arguments: list[str] | None = None) -> None:
     except SeepageError as error:
         err.print(f"seepage: {error}", markup=False, soft_wrap=True)
         sys.exit(Verdict.NOT_AUDITED)
-    except Exception:  # Python would exit with 1, which here means that something leaked
-        err.print_exception()
+    except (OSError, SafetensorError) as error:
         err.print(
-            "seepage: this is a fault of seepage, not a finding: nothing was learned of the data.", soft_wrap=True
+            f"seepage: a file could not be read or written: {error}. What was written before is kept.",
+            markup=False,
+            soft_wrap=True,
         )
         sys.exit(Verdict.NOT_AUDITED)
+    except Exception:
+        try:
+            err.print_exception()
+            err.print(
+                "seepage: this is a fault of seepage, not a finding: it says nothing of the data.", soft_wrap=True
+            )
+        finally:  # Python would exit with 1, which here means that something leaked
+            sys.exit(Verdict.NOT_AUDITED)

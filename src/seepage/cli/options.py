@@ -1,6 +1,7 @@
 """Options that several commands share, and the texts among them turned into values."""
 
 import enum
+import math
 import re
 from pathlib import Path
 from typing import Annotated
@@ -99,14 +100,16 @@ KnowsOption = Annotated[
     str | None,
     typer.Option("--knows", metavar="WORDS", help="What the server knows besides: batch-size, labels, or both."),
 ]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all cores if left out.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads; all cores if left out.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
 
 
 def parse_budget(text: str) -> Budget:
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|m|h)?", text)
     number = float(match[1]) if match else 0.0
-    if match is None or number <= 0:
+    if match is None or not 0 < number < math.inf:
         raise InputError(f"`--budget` should be a time such as 60s or 10m, or a number of samples; found {text!r}.")
     if match[2] is None:
         return Budget(samples=int(number))

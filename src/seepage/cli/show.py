@@ -78,19 +78,20 @@ def finding_line(finding: Finding) -> str:
     certified = sum(finding.certified)
     seen = finding.recognisable_examples
     beside = f"{seen} recognisable, " if seen > finding.exact_examples else ""
+    wrong = f" ({finding.wrong_certified} of them wrongly)" if finding.wrong_certified else ""
     return head + (
         f"{finding.outcome}, {finding.exact_examples} of {finding.batch_size} examples exact, {beside}"
-        f"{certified} certified, {finding.seconds:.1f} s. {finding.reason}{_control(finding)}"
+        f"{certified} certified{wrong}, {finding.seconds:.1f} s. {finding.reason}{_control(finding)}"
     )
 
 
 def _label_line(finding: Finding) -> str:
-    size, sure, wrong = finding.batch_size, sum(finding.certified), finding.scores["wrong_certified"]
+    size, sure, wrong = finding.batch_size, sum(finding.certified), finding.wrong_certified
     if finding.scores["exact_vector"] == 1.0:
         every = f"every class counted right, {sure} of {size} labels certified"
     else:
         every = f"{finding.right_labels} of {size} labels right, {sure} certified"
-    return f"{every}{f', {wrong:.0f} wrongly' if wrong else ''}, {finding.seconds:.1f} s. {finding.reason}"
+    return f"{every}{f', {wrong} wrongly' if wrong else ''}, {finding.seconds:.1f} s. {finding.reason}"
 
 
 def _control(finding: Finding) -> str:

@@ -1,5 +1,6 @@
 """Captures in a plain training loop: a context manager around a torch optimizer."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from seepage.errors import InputError
+from seepage.federated.fedavg import FedAvg
 from seepage.federated.sinks import HeldBack, Known, Sink, decide
 from seepage.federated.storage import Capture, UpdateKind
 
@@ -63,7 +65,8 @@ def capture_round(
     says no, leaving it raises.
 
     Args:
-        optimizer: plain SGD for an exact gradient; others are captured under their name.
+        optimizer: SGD for an exact gradient; weight decay is written down, and momentum that starts from none. Others
+            are captured under their name.
         network: whose parameters it moves.
         sink: for example a ``BundleFolder`` or a ``LeakGate``.
         known: what to write of the client.
@@ -74,7 +77,7 @@ def capture_round(
         InputError: on leaving, if no step was taken.
     """
     before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    rates: list[float] = []
+    fresh, rates = not any(optimizer.state.values()), list[float]()
 
     def after_step(stepped: Optimizer, _: tuple[Any, ...], __: dict[str, Any]) -> None:
         found = {float(group["lr"]) for group in stepped.param_groups}
@@ -88,9 +91,10 @@ def capture_round(
     if not rates:
         raise InputError("`optimizer` should take a step within the round that is captured; found none.")
     mean = sum(rates) / len(rates)  # NaN where groups of parameters differ: then there is no one rate
+    written = _written(optimizer, rates) if fresh else None
     header = (known or Known()).header(
         UpdateKind.PAIR,
-        rule=rule_of(optimizer),
+        rule=rule_of(optimizer) if written is None else written.name,
         learning_rate=mean if mean > 0 else None,
         local_steps=len(rates),
         number=number,
@@ -111,6 +115,21 @@ def gradient_capture(network: nn.Module, known: Known, *, number: int, rule: str
         raise InputError("The network's parameters should have gradients at `step`; found none.")
     header = known.header(UpdateKind.GRADIENT, rule=rule, learning_rate=None, local_steps=1, number=number)
     return Capture(header=header, update=update, before=network.state_dict())
+
+
+def _written(optimizer: Optimizer, rates: list[float]) -> FedAvg | None:
+    """Momentum and weight decay in numbers, for a server can undo them; ``None`` without them, or with more to it."""
+    groups, extras = optimizer.param_groups, ("momentum", "weight_decay")
+    if not isinstance(optimizer, torch.optim.SGD) or len(set(rates)) > 1 or not 0 < rates[0] < math.inf:
+        return None
+    found = [{float(group[name]) for group in groups} for name in extras]
+    more = any(group.get(name) for group in groups for name in ("dampening", "nesterov", "maximize"))
+    if more or any(len(values) > 1 for values in found):
+        return None
+    momentum, decay = (values.pop() for values in found)
+    if not (momentum or decay) or momentum >= 1:
+        return None
+    return FedAvg(epochs=len(rates), lr=rates[0], momentum=momentum, weight_decay=decay)
 
 
 def rule_of(optimizer: Optimizer) -> str:

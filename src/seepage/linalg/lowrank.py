@@ -88,7 +88,7 @@ def leading_columns(matrix: Tensor, width: int, *, generator: torch.Generator) -
         width: at most.
         generator: draws the sketch.
     """
-    left, singular, _ = _sketched_svd(matrix, min(width, *matrix.shape), generator, powers=_POWERS)
+    left, singular, _ = sketched_svd(matrix, min(width, *matrix.shape), generator, powers=_POWERS)
     return left[:, singular > 1e-7 * singular[:1]]
 
 

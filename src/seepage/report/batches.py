@@ -115,7 +115,7 @@ def _section(finding: Finding, pictures: Pictures | str, *, class_names: Sequenc
 
 def _status(finding: Finding) -> str:
     size, exact, certified = finding.batch_size, finding.exact_examples, sum(finding.certified)
-    wrong = sum(certified_at(finding, index) and score_at(finding, "exact", index) is False for index in range(size))
+    wrong = finding.wrong_certified
     counted = f"{exact} of {size} exact, {certified} certified" + (f", {wrong} of them wrongly" if wrong else "")
     if finding.obstacles:
         return "could not be attacked"

@@ -21,7 +21,7 @@ class Counts:
         examples: in the batches that were attacked.
         exact: examples equal to the original, by the truth.
         recognisable: examples that came out exactly or near enough to be recognised.
-        certified: examples with a certificate, which needs no truth.
+        certified: examples with a certificate, which needs no truth; those that the batch never held included.
         wrong: certified examples that are not exact by the truth; anything but 0 is a fault of seepage.
         could_not_run: findings whose attack met an obstacle.
         broke: findings whose attack ended in an error.
@@ -65,6 +65,7 @@ def count(findings: Sequence[Finding], planned: int | None = None) -> Counts:
     places = [(rows, index) for rows in on_inputs if rows for index in range(rows[0].batch_size)]
     exact = [_any(rows, index, "exact") for rows, index in places]
     certified = [any(certified_at(finding, index) for finding in rows) for rows, index in places]
+    beyond = sum(max((_beyond(finding) for finding in rows), default=0) for rows in on_inputs)
     missing = max(0, (planned or 0) - len({finding.batch for finding in findings}))
     return Counts(
         batches=len(batches) + missing,
@@ -74,8 +75,8 @@ def count(findings: Sequence[Finding], planned: int | None = None) -> Counts:
         examples=len(places),
         exact=sum(exact),
         recognisable=sum(_any(rows, index, "recognisable") or _any(rows, index, "exact") for rows, index in places),
-        certified=sum(certified),
-        wrong=sum(any(_wrong(finding, index) for finding in rows) for rows, index in places),
+        certified=sum(certified) + beyond,
+        wrong=sum(any(_wrong(finding, index) for finding in rows) for rows, index in places) + beyond,
         could_not_run=sum(bool(finding.obstacles) for finding in findings),
         broke=sum(finding.outcome is None and not finding.obstacles for finding in findings),
         failed=sum(finding.outcome == "failed" and finding.ended for finding in findings),
@@ -98,6 +99,11 @@ def _any(rows: Iterable[Finding], index: int, score: str) -> bool:
 
 def _wrong(finding: Finding, index: int) -> bool:
     return certified_at(finding, index) and score_at(finding, "exact", index) is False
+
+
+def _beyond(finding: Finding) -> int:
+    number = finding.scores.get("certified_beyond")
+    return round(number) if isinstance(number, float) else 0
 
 
 def _settles(finding: Finding) -> bool:

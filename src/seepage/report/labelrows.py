@@ -62,7 +62,7 @@ def count_labels(batches: Sequence[Sequence[Finding]]) -> LabelCounts:
     """
     rows = [[one for one in findings if one.restores_labels] for findings in batches]
     rows = [findings for findings in rows if findings]
-    wrong = [max(_wrong(one) for one in findings) for findings in rows]
+    wrong = [max(one.wrong_certified for one in findings) for findings in rows]
     return LabelCounts(
         batches=len(rows),
         settled=sum(any(one.scores["exact_vector"] == 1.0 for one in findings) for findings in rows),
@@ -87,7 +87,7 @@ def label_rows(finding: Finding, class_names: Sequence[str]) -> tuple[LabelRow, 
 
 def label_status(finding: Finding) -> str:
     """Beside the batch's number."""
-    size, sure, wrong = finding.batch_size, sum(finding.certified), _wrong(finding)
+    size, sure, wrong = finding.batch_size, sum(finding.certified), finding.wrong_certified
     sure_words = f"{sure + wrong} certified" + (f", {wrong} of them wrongly" if wrong else "")
     return f"{finding.right_labels} of {size} labels right, {sure_words}"
 
@@ -112,11 +112,6 @@ def nothing_certain(counts: LabelCounts) -> tuple[str, str]:
         f"{counts.labels} labels are right: judge below what that tells.",
         "None is certified, which is not proof that nothing leaks: a stronger attack or another batch may succeed.",
     )
-
-
-def _wrong(finding: Finding) -> int:
-    wrong = finding.scores["wrong_certified"]
-    return round(wrong) if isinstance(wrong, float) else 0
 
 
 def _named(label: int, class_names: Sequence[str]) -> str:

@@ -91,9 +91,14 @@ def _leaked(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str]:
 
 
 def _recognised(counts: Counts) -> tuple[str, str]:
-    return (
+    first = (
         f"{counts.recognisable} of {counts.examples} private examples came out recognisably from what the client sent, "
-        "none of them exactly: far nearer to their originals than a guess would come.",
+        "none of them exactly: far nearer to their originals than a guess would come."
+    )
+    if counts.wrong:
+        return first, f"{counts.wrong} carry a certificate, all of them wrongly: rely on none of them."
+    return (
+        first,
         "None carries a certificate: the server has likenesses, but cannot prove by itself that they are true.",
     )
 

@@ -1,12 +1,13 @@
 """The values that travel: what a client holds, what it sends, what the server sees, what an attack returns."""
 
-from seepage.types.attack import INTERRUPTED, Attack, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types.attack import INTERRUPTED, NOT_BEGUN, Attack, Obstacle, Outcome, Progress, Reconstruction, go_on
 from seepage.types.client import GradientUpdate, PrivateBatch
 from seepage.types.rules import Defense, LocalSteps, LocalTraining, NoisyRule, Replayable, Traces, UpdateRule
 from seepage.types.server import Observation, Round, ThreatModel
 
 __all__ = [
     "INTERRUPTED",
+    "NOT_BEGUN",
     "Attack",
     "Defense",
     "GradientUpdate",

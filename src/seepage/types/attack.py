@@ -12,6 +12,7 @@ from seepage.types.server import Observation
 
 __all__ = [
     "INTERRUPTED",
+    "NOT_BEGUN",
     "Attack",
     "Obstacle",
     "Outcome",
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 INTERRUPTED = "it was interrupted"  # in ``Reconstruction.stats["stopped"]`` of work that progress told to stop
+NOT_BEGUN = "it could not begin"  # there as well, FAILED: what the attack needs could not be read off the update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
