@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from seepage.attacks.found import Found
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.prism import PRISM
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
-from seepage.attacks.spans import Spans, read_spans
+from seepage.attacks.spans import Spans, SpanSearch, read_spans
 from seepage.attacks.tail import Tail
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.dpsgd import DPSGD
@@ -122,6 +123,28 @@ def test_without_later_layers_that_hold_the_batch_there_are_none(
 ) -> None:
     observation, _ = observed(photos, built(photos, network), rule)
     assert spans_of(observation) is None
+
+
+def test_activations_in_place_leave_what_is_given_alone(photos: Dataset) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(photos.inputs[0].numel(), 24), nn.ReLU(inplace=True))
+    network.extend([nn.Linear(24, 60), nn.ReLU(inplace=True), nn.Linear(60, 2)])
+    observation, _ = observed(photos, network)
+    layer = find_relu_layer(observation)
+    assert isinstance(layer, ReLULayer)
+    outputs = torch.randn(24, generator=chance(), dtype=torch.float64)
+    before = outputs.clone()
+    tail = Tail(observation, layer, ["3"])
+    assert tail.errors(outputs).shape == (2, 24)
+    assert bool((outputs == before).all())
+    assert "forward" not in vars(network[1])
+
+
+def test_without_guesses_nothing_is_proposed(photos: Dataset) -> None:
+    observation, _ = observed(photos, built(photos, "mlp:24,60,60"))
+    mixture, spans = mixture_of(observation), spans_of(observation)
+    assert spans is not None
+    search = SpanSearch(spans=lambda: spans, guess=lambda _, found, __: found.directions[:0])
+    assert len(search(mixture, Found.nothing(mixture.L), chance(), effort=1).directions) == 0
 
 
 class Noisy(nn.Module):

@@ -109,8 +109,10 @@ class SpanSearch:
         spans, basis = self.spans(), mixture.missing(found.directions)  # [k, b]
         if spans is None or not len(basis):
             return Proposals(directions=found.directions[:0], cost=0)
-        heights = spans.heights @ basis.T  # [m, k]
         rough = self.guess(mixture, found, generator)[:_STARTS]
+        if not len(rough):
+            return Proposals(directions=rough, cost=0)
+        heights = spans.heights @ basis.T  # [m, k]
         starts = _nearer(spans, heights, rough @ basis.T)
         k, rows = len(basis), len(heights) + sum(part.shape[1] for part in spans.bases)
         ends, costs = levenberg_marquardt(

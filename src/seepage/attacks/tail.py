@@ -51,7 +51,7 @@ class Tail:
         seen: list[Tensor] = []
         handles = [module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for module in self.later]
         try:
-            with _answering(self.module, outputs[None]):
+            with _answering(self.module, outputs[None].clone()):
                 logits = functional_call(self.network, self.state, (self.nothing,))
         finally:
             for handle in handles:
