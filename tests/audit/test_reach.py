@@ -1,6 +1,8 @@
 """What `inspect` expects of an attack rests on the benchmarks as they stand, and on nothing between them."""
 
+import csv
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,10 @@ from seepage.audit.reach import REACHES
 from seepage.cli import main
 
 ROOT = Path(__file__).parents[2]
-SPEAR, SPEARPP, PRISM = REACHES
+SPEAR, SPEARPP, PRISM, DEEPER = REACHES
 
 
-@pytest.mark.parametrize("reach", REACHES, ids=lambda reach: reach.attack)
+@pytest.mark.parametrize("reach", REACHES[:-1], ids=lambda reach: reach.attack)
 def test_every_measurement_stands_in_its_benchmark(reach: object) -> None:
     assert isinstance(reach, type(SPEAR))
     measured = set()
@@ -27,6 +29,16 @@ def test_every_measurement_stands_in_its_benchmark(reach: object) -> None:
             measured.add((int(network[1]), int(size[size.re.groups]), int(at[1]), int(at[0])))
     for one in reach.points:
         assert (one.units, one.batch_size, one.whole, one.batches) in measured
+
+
+def test_what_is_said_of_deeper_networks_stands_line_by_line() -> None:
+    with (ROOT / DEEPER.source).open(encoding="utf8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["data"], row["attack"]) == ("cifar10", "PRISM")]
+    for one in DEEPER.points:
+        at = [row for row in rows if (int(row["m"]), int(row["b"])) == (one.units, one.batch_size)]
+        assert len(at) == one.batches
+        assert sum(row["b"] == row["exact"] == row["certified"] for row in at) == one.whole
+        assert statistics.median(float(row["seconds"]) for row in at) == pytest.approx(one.seconds, abs=0.06)
 
 
 def test_a_harder_case_that_came_out_speaks_for_an_easier_one() -> None:

@@ -50,6 +50,7 @@ class Reach:
 
     Args:
         attack: its name on the command line.
+        where: on what networks, if not all with the layer that it attacks.
         source: the benchmark that the measurements are from, with commands, seeds and machine.
         about: from units to the batch size that theory or experience gives.
         because: where ``about`` comes from.
@@ -63,6 +64,12 @@ class Reach:
     because: str
     points: tuple[Measured, ...]
     least_layers: int = 2
+    where: str = ""
+
+    @property
+    def title(self) -> str:
+        """The attack, and on what networks."""
+        return f"{self.attack}, {self.where}" if self.where else self.attack
 
     def misfit(self, *, layers: int) -> str:
         """Why the figures do not hold for a network; empty if they do."""
@@ -132,5 +139,14 @@ REACHES: tuple[Reach, ...] = (
             (200, 40, 10, 10, 0.3), (500, 100, 10, 10, 3.3), (1000, 160, 10, 10, 9.9), (1050, 210, 10, 10, 64.0),
             (1500, 300, 2, 2, 171.0), (2100, 210, 10, 10, 29.1), (4000, 512, 1, 1, 789.2),
         ),
+    ),
+    Reach(
+        attack="prism",
+        where="hidden layers wider than b",
+        source="benchmarks/results/phase.csv",
+        about=lambda units: min(units // 2, 100),
+        because="2 units an example where every later hidden layer is wider than the batch",
+        points=_points((32, 16, 10, 10, 0.7), (64, 32, 10, 10, 1.7), (128, 64, 10, 10, 5.5), (200, 100, 10, 10, 17.9)),
+        least_layers=3,
     ),
 )  # fmt: skip

@@ -29,9 +29,7 @@ def print_reach(found: Preflight, *, batch_size: int) -> None:
         table.add_row(*_row(reach, layers=layers, units=units, batch_size=batch_size))
     out.print(table)
     for reach in REACHES:
-        out.print(
-            f"  {reach.attack}: about = {reach.because}; measured in {reach.source}", markup=False, soft_wrap=True
-        )
+        out.print(f"  {reach.title}: about = {reach.because}; measured in {reach.source}", markup=False, soft_wrap=True)
     out.print(
         "  Measured on images (CIFAR-10); seconds on shared cores. What was not measured may still leak.", markup=False
     )
@@ -40,11 +38,11 @@ def print_reach(found: Preflight, *, batch_size: int) -> None:
 def _row(reach: Reach, *, layers: int, units: int, batch_size: int) -> tuple[str, ...]:
     misfit = reach.misfit(layers=layers)
     if misfit:
-        return (reach.attack, "–", "–", misfit, "–")
+        return (reach.title, "–", "–", misfit, "–")
     at = reach.expect(units, batch_size)
     measured = reach.measured_up_to(units)
     cost = f"{at.seconds:g} s" if at.seconds is not None else "not measured"
-    return (reach.attack, str(measured or "not measured"), str(reach.about(units)), at.words, cost)
+    return (reach.title, str(measured or "not measured"), str(reach.about(units)), at.words, cost)
 
 
 def print_rule(rule: UpdateRule) -> None:
