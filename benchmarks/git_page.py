@@ -48,7 +48,8 @@ NOTES = """
 * Seconds a batch are CPU seconds in lines marked `=`, else seconds of a shared machine with more work than cores: up to
   ten times too long.
 * Not run for want of time: further seeds of the deeper networks, the products of channels at b = 2 and 4 there, the
-  published width and hours of LTI, networks after training, DLG at the deeper networks at b = 2 and 4. Exact-GIT takes no convolution: its own table is below.
+  published width and hours of LTI, networks after training, DLG at the deeper networks at b = 2 and 4.
+  Exact-GIT takes no convolution: its own table is below.
 * Solved-GIT fails by an obstacle at 64 x 64 (its normal equations are dense).
 * The paper's figures are those that its reviews quote, at its own scale and splits: the same setting in name only.
 
