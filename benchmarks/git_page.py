@@ -36,7 +36,7 @@ NOTES = """
   factor of two, to either side.
 * Coarse-GIT's file holds 2,000 of the pairs' inputs; when it is called, up to 1,500 pairs are made at the weights of
   the round: that is its time a batch. Rows with pairs and epochs in `git.json` have its map of the channels' products
-  too, but for seed 0 of faces: ResNet-20 and faces at b = 1, the second seed of photos and of the ViT, and robustness
+  too, but for seed 0 of faces: ResNet-20 and faces at b = 1, seeds 1 and 2 of photos, seed 1 of the ViT, and robustness
   of LeNet with ReLU. Seconds of GIT+IG are those of the walk.
 * IG walks 600 iterations at LeNet and 200 at the deeper networks, which is far from its end there; GIT+IG a third of
   its gradients (100 and 33 directions of L-BFGS); DLG at most 600 directions (50 at the deeper networks) in 2 starts,
@@ -47,8 +47,9 @@ NOTES = """
   seed are few: differences of a decibel there are none.
 * Seconds a batch are CPU seconds in lines marked `=`, else seconds of a shared machine with more work than cores: up to
   ten times too long.
-* Not run for want of time: the published width and hours of LTI, networks after training, DLG at the deeper networks
-  at b = 2 and 4. Exact-GIT takes no convolution: its own table is below.
+* Not run for want of time: further seeds of the deeper networks, the products of channels at b = 2 and 4 there, the
+  published width and hours of LTI, networks after training, DLG at the deeper networks at b = 2 and 4.
+  Exact-GIT takes no convolution: its own table is below.
 * Solved-GIT fails by an obstacle at 64 x 64 (its normal equations are dense).
 * The paper's figures are those that its reviews quote, at its own scale and splits: the same setting in name only.
 
