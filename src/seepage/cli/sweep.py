@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -136,20 +137,31 @@ def _live(bar: Progress, found: Sequence[Finding]) -> Table:
 
 
 def _table(rows: Sequence[Tally]) -> Table:
-    table = Table()
-    for heading in ("network", "rule", "defenses", "attack", "b", "batches", "exact", "certified", "worst", "notes"):
-        table.add_column(heading, overflow="fold", justify="left")
-    for row in rows:
+    """A row a cell; settings that all cells share stand above it once, so that the rest fits into 80 columns."""
+    settings = [_settings(row) for row in rows]
+    varying = [word for word in _settings(rows[0]) if len({one[word] for one in settings}) > 1] if rows else []
+    shared = ", ".join(f"{word} {text}" for word, text in (settings or [{}])[0].items() if word not in varying)
+    table = Table(title=shared or None, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+    table.add_column("setting", overflow="fold")
+    for heading in ("b", "batches", "exact", "certified", "worst"):
+        table.add_column(heading, no_wrap=True)
+    for row, one in zip(rows, settings, strict=True):
         table.add_row(
-            row.network,
-            row.rule,
-            "+".join(row.defenses) or "none",
-            row.attack,
+            "\n".join([*(one[word] for word in varying), *([row.notes] if row.notes else [])]),
             str(row.batch_size),
             str(row.batches),
             f"{row.exact} of {row.examples}" if row.examples else "–",
             str(row.certified),
             f"{row.worst} of {row.batch_size}" if row.examples else "–",
-            row.notes,
         )
     return table
+
+
+def _settings(row: Tally) -> dict[str, str]:
+    return {
+        "network": row.network,
+        "rule": row.rule,
+        "defenses": "+".join(row.defenses) or "no defense",
+        "server": row.threat_model.removeprefix("honest-but-curious: "),
+        "attack": row.attack,
+    }
