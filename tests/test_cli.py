@@ -77,6 +77,15 @@ def test_what_cannot_be_attacked_ends_with_3(tmp_path: Path, capsys: pytest.Capt
     assert "could not be attacked" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("attack", ["auto", "ig", "labels"])
+def test_an_attack_that_lacks_the_batch_size_was_not_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], attack: str
+) -> None:
+    """Its control of one example, whose size tells itself, passed: the run ended with 0."""
+    assert audit(tmp_path, "--batch-size", "8", "--attack", attack, "--budget", "1s", network="lenet") == 3
+    assert "could not be attacked" in capsys.readouterr().out
+
+
 def test_an_attack_that_finds_nothing_ends_with_0_and_does_not_say_safe(tmp_path: Path) -> None:
     silent = ("--batch-size", "60", "--budget", "2000")
     assert audit(tmp_path, *silent) == 4  # the update holds an example as a row of its own

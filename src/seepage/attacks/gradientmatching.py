@@ -19,7 +19,7 @@ from seepage.attacks.priors import Prior
 from seepage.attacks.unknowns import Unknowns, prepare
 from seepage.attacks.unrolling import unrolling_obstacle
 from seepage.attacks.walking import Walk
-from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import NOT_BEGUN, Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["GradientMatching"]
 
@@ -106,7 +106,11 @@ class GradientMatching:
             progress=progress,
         )
         if isinstance(unknowns, str):
-            return Reconstruction(outcome=Outcome.FAILED, reason=unknowns)
+            latest = observation.latest
+            begun = latest.batch_size is not None or latest.labels is not None or self.start is not None
+            return Reconstruction(
+                outcome=Outcome.FAILED, reason=unknowns, stats={} if begun else {"stopped": NOT_BEGUN}
+            )
         blocked = unrolling_obstacle(observation, unknowns.inputs.shape[1])
         if blocked is not None:
             return Reconstruction(outcome=Outcome.FAILED, reason=f"The {blocked}", stats=unknowns.stats)

@@ -16,7 +16,7 @@ from seepage.attacks.labels import label_obstacles, usable
 from seepage.attacks.labelsbetween import network_after
 from seepage.attacks.noiseprior import NoisePrior
 from seepage.attacks.pooled import PooledEmbedding
-from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import NOT_BEGUN, Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["RestoreLabels"]
 
@@ -130,7 +130,7 @@ def _of_unknown_size(observation: Observation, because: str) -> Reconstruction:
     return Reconstruction(
         outcome=Outcome.FAILED,
         reason=f"The batch size could not be restored; grant it (`--knows batch-size`).{known}{because}",
-        stats={"method": "labels", "classes_there": len(classes)},
+        stats={"method": "labels", "classes_there": len(classes), "stopped": NOT_BEGUN},
     )
 
 
