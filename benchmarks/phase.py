@@ -226,7 +226,8 @@ def write(rows: list[Row]) -> None:
         + f" (times 1.5 at 64 pixels, 3 at 224{longer}) of one thread of a busy machine "
         f"({platform.machine()}, "
         f"{os.cpu_count()} cores shared with other work, torch {torch.__version__}, CPU only): a low share can mean "
-        f"that time was up. Batches above {max(run)} were left out for want of time: [prism.md](prism.md) has some. "
+        f"that time was up. [prism.md](prism.md) has more large batches. Cells of four units an example and more "
+        "(eight at b = 16) are of the code before PRISM looked into later layers, which it does last there. "
         "One line a batch: [phase.csv](phase.csv).\n"
     ]
     wrong, broke = sum(row.wrong for row in rows), sum(row.outcome == "broke" for row in rows)
