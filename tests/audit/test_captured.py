@@ -17,18 +17,21 @@ from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.federated.storage import Capture, CaptureHeader, Sign, UpdateKind
 from seepage.networks.zoo import build_network
-from seepage.types import Attack
+from seepage.types import Attack, GradientUpdate
 
 DIGITS = load_dataset("digits", normalize="none")
 NETWORK = build_network("mlp:100", input_shape=DIGITS.input_shape, classes=10, seed=3)
 Plant = Callable[..., Attack]
 
 
-def capture(b: int = 4, **fields: object) -> Capture:
+def capture(b: int = 4, *, noise: float = 0.0, **fields: object) -> Capture:
     header = CaptureHeader.model_validate(
         {"kind": UpdateKind.GRADIENT, "sign": Sign.UPHILL, "rule": "fedsgd", **fields}
     )
     update = FedSGD()(NETWORK, DIGITS.batch(torch.arange(b)), torch.Generator())
+    if noise:
+        chance = torch.Generator().manual_seed(0)
+        update = GradientUpdate({k: v + noise * torch.randn(v.shape, generator=chance) for k, v in update.items()})
     return Capture(header=header, update=update, before=NETWORK.state_dict())
 
 
@@ -45,10 +48,10 @@ def test_silence_beside_a_failed_control_is_inconclusive(plant: Plant) -> None:
 
 
 def test_silence_beside_a_passed_control_is_nothing_leaked() -> None:
-    found = audit(SPEAR(budget=Budget(samples=3_000)))(capture(60))
+    found = audit(SPEAR(budget=Budget(samples=3_000)))(capture(60, noise=1.0))
     assert found.silent
     assert found.control is not None
-    assert found.control.recovered == found.control.batch_size == 4
+    assert found.control.recovered == found.control.batch_size
     assert found.verdict(0.0) is Verdict.NOTHING_LEAKED
     assert "passed" in found.describe()
 
@@ -58,6 +61,14 @@ def test_an_attack_that_could_not_begin_was_not_run(plant: Plant) -> None:
     assert found.obstacles == ("planted: The batch size could not be restored.",)
     assert found.control is None
     assert found.verdict(0.0) is Verdict.NOT_AUDITED
+
+
+def test_an_example_that_is_a_row_of_the_update_is_no_silence() -> None:
+    found = audit(SPEAR(budget=Budget(samples=3_000)))(capture(60))
+    assert (found.certified, found.uncertified, found.silent) == (0, 1, False)
+    assert found.examples > 1
+    assert found.verdict(0.0) is Verdict.NOT_AUDITED
+    assert "1 row of the update is an input" in found.describe()
 
 
 def test_a_leak_needs_no_control() -> None:
