@@ -111,6 +111,7 @@ def test_a_budget_of_starts_is_kept(digits: Dataset) -> None:
 
 def test_the_choice_follows_batch_size_and_kind_of_input() -> None:
     assert choose_attack(4, 100, (3, 32, 32))[0] == "spear"
+    assert choose_attack(8, 40, (105,))[0] == "prism"  # too few zeros for draws of them
     assert choose_attack(40, 400, (3, 32, 32))[0] == "prism"
     assert choose_attack(40, 200, (105,))[0] == "prism"
     assert choose_attack(40, 600, ())[0] == "spearpp"

@@ -20,6 +20,7 @@ from seepage.types import INTERRUPTED, Attack, Observation, Obstacle, Outcome, P
 
 __all__ = ["Auto", "choose_attack"]
 
+_AMPLE = 6.0  # units an example from which even a small batch has zeros enough for all
 _PLENTY = 12.0  # units an example from which the search on zeros alone is the quickest (benchmarks/results/phase.md)
 _SOLVED = 1e-3  # of the update, unexplained: beyond it there is noise, and matching takes all of the gradient
 _FEW = 8  # examples up to which SPEAR is through at its first draws (benchmarks/results/spearpp.md)
@@ -119,7 +120,7 @@ def choose_attack(batch_size: int, units: int, shape: tuple[int, ...], *, noisy:
         shape: of one input, ``()`` if the layer's inputs are not the network's.
         noisy: whether the gradient carries noise above rounding.
     """
-    if batch_size <= _FEW and not noisy:  # a direction through a few noisy units is off by as much as they are
+    if batch_size <= _FEW and units >= _AMPLE * batch_size and not noisy:  # a direction through a few noisy units is off by as much as they are
         return "spear", f"{batch_size} examples are found at once by sampling"
     if len(shape) > 1:
         return "prism", "images and signals can be unmixed by their derivatives"
