@@ -120,7 +120,8 @@ def choose_attack(batch_size: int, units: int, shape: tuple[int, ...], *, noisy:
         shape: of one input, ``()`` if the layer's inputs are not the network's.
         noisy: whether the gradient carries noise above rounding.
     """
-    if batch_size <= _FEW and units >= _AMPLE * batch_size and not noisy:  # a direction through a few noisy units is off by as much as they are
+    # Not under noise: a direction through a few units is off by as much as they are.
+    if batch_size <= _FEW and units >= _AMPLE * batch_size and not noisy:
         return "spear", f"{batch_size} examples are found at once by sampling"
     if len(shape) > 1:
         return "prism", "images and signals can be unmixed by their derivatives"
