@@ -86,9 +86,9 @@ def test_an_attack_that_lacks_the_batch_size_was_not_run(
     assert "could not be attacked" in capsys.readouterr().out
 
 
-def test_an_attack_that_finds_nothing_ends_with_0_and_does_not_say_safe(tmp_path: Path) -> None:
+def test_an_attack_that_finds_less_than_the_threshold_ends_with_0_and_does_not_say_safe(tmp_path: Path) -> None:
     silent = ("--batch-size", "60", "--budget", "2000")
-    assert audit(tmp_path, *silent) == 4  # the update holds an example as a row of its own
+    assert audit(tmp_path, *silent) == 1  # the update holds an example as a row of its own
     assert audit(tmp_path, *silent, "--threshold", "0.1") == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert "not proof that nothing leaks" in page
@@ -286,9 +286,10 @@ def test_a_fault_that_cannot_even_be_shown_is_no_leak(tmp_path: Path, monkeypatc
 
 
 def test_a_batch_that_is_too_large_is_given_up_long_before_the_budget_ends(tmp_path: Path) -> None:
-    assert audit(tmp_path, "--batch-size", "40", network="mlp:60") == 0  # with the default budget of ten minutes
+    # With the default budget of ten minutes. What is a leak is a row of the update that shows a digit.
+    assert audit(tmp_path, "--batch-size", "40", network="mlp:60") == 1
     (finding,) = read_findings(tmp_path / "run" / "findings.jsonl")
-    assert finding.outcome == "failed"
+    assert finding.stats["rows"] == 1
     assert "nothing more to propose" in finding.reason
     assert "may be too large" in finding.reason
     assert "budget" not in finding.reason

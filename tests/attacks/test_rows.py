@@ -1,5 +1,7 @@
 """Rows of the update that hold one example are read, and nothing else is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -125,3 +127,12 @@ def test_a_search_hands_out_the_rows_that_it_did_not_find_and_certifies_none() -
     assert "uncertified" in found.reason
     assert int((distances(found.inputs.flatten(1).double(), truth) < 1e-4).sum()) >= found.stats["rows"]
     assert not bool(found.certified.any())
+
+
+def test_of_two_classes_nothing_is_read() -> None:
+    """All inputs that switch on the same units have one error then: 26 means of photos passed for examples."""
+    photos = load_dataset("photos")
+    network = build_network("mlp:60", input_shape=photos.input_shape, classes=2, seed=1)
+    batch = photos.batch(torch.arange(40))
+    observation, layer = seen(network, batch.inputs, batch.labels)
+    assert len(read(replace(observation, classes=2), layer)) == 0

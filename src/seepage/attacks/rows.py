@@ -22,6 +22,7 @@ _REPLAYS = 32_768  # errors at most in one round, inputs times classes
 _ENTRIES_AT_ONCE = 1 << 23  # of inputs: 64 MiB
 _FAINT = 1e-6  # share of the largest bias entry below which a quotient is rounding
 _ROUNDS = 64
+_LEAST_CLASSES = 3  # of two, the error points the same way for all inputs that switch on the same units, means as well
 
 
 def with_rows(
@@ -88,8 +89,9 @@ def read_rows(
     one of the others alone switches on are read in what is left.
 
     That is no certificate: an example that stands in the row faintly beside another is not seen, and after local steps
-    errors are others. Nothing is read where the layer does not read the network's inputs, and where the batch is larger
-    than the rank: then its errors do not lie in the span.
+    errors are others. Nothing is read of two classes (all inputs that switch on the same units have one error then, and
+    so has their mean), where the layer does not read the network's inputs, and where the batch is larger than the rank:
+    then its errors do not lie in the span.
 
     Raises:
         RuntimeError, ValueError: the network cannot be copied, or refuses a batch of made-up inputs.
@@ -139,7 +141,7 @@ def _judge(
     observation: Observation, layer: ReLULayer, factors: LowRank | None, generator: torch.Generator
 ) -> _Judge | None:
     """``None`` where errors tell nothing, or the layer's inputs cannot be fed to the network."""
-    if not layer.reads_input:
+    if not layer.reads_input or observation.classes < _LEAST_CLASSES:
         return None
     if factors is not None:
         columns = factors.left
