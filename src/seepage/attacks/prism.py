@@ -56,8 +56,8 @@ class PRISM(LayerAttack):
     The row space of the gradient holds the batch, mixed by an unknown matrix. *Coupled* runs look for a direction and
     the input behind it at once; each shows what the other is like. *Unmixing* proposes images: their derivatives are
     sparse, and a derivative commutes with mixing; the units that a rough image switches off determine its direction.
-    *Spans* move rough inputs until what they leave in later layers lies in the row
-    spaces of those gradients. Directions found shrink what is left, exactly. These and sphere searches (SPEAR++) take turns by what they find.
+    *Spans* move rough inputs until what they leave in later layers lies in the row spaces of those gradients.
+    Directions found shrink what is left, exactly. These and sphere searches (SPEAR++) take turns by what they find.
     Inputs without neighbourhood (tables) and inner layers cannot be unmixed; the rest asks nothing of them.
 
     Args:
