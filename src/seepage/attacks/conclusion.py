@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.budget import SPENT
-from seepage.attacks.certificate import Replay
-from seepage.attacks.closing import Solution
 from seepage.attacks.mixture import Mixture
+from seepage.attacks.replay import Replay
+from seepage.attacks.solution import Solution
 from seepage.types import Observation, Outcome, Reconstruction
 
 __all__ = ["conclude"]
@@ -95,6 +95,10 @@ def _doubts(mixture: Mixture, observation: Observation, solution: Solution) -> l
         doubts.append(f"{int(solution.certified.sum())} of {b} examples are certified")
     if rough := int(solution.rough.sum()):
         doubts.append(f"rounding or noise of the update leaves {rough} of them too rough to be called exact")
+    if merged := int((solution.evident & ~solution.lone).sum()):
+        doubts.append(
+            f"{merged} of them may each stand for several: copies, or the mean of examples with the same error"
+        )
     if isinstance(solution.replayed, Replay):
         doubts += _doubts_of_the_whole(solution.replayed)
     elif not bool(solution.certified.any()):
