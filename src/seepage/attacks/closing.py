@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from seepage.attacks.certificate import agree, undisturbed
+from seepage.attacks.certificate import Agreement, agree, undisturbed
 from seepage.attacks.directions import least_apart
 from seepage.attacks.found import Found, Kept, outside
 from seepage.attacks.mixture import Mixture
@@ -21,6 +21,7 @@ __all__ = ["MOST_SWAPS", "choose"]
 
 _INPUT_TOLERANCES = (3e-7, 3e-4)  # relative: every digit of Adult's largest numbers; half a grey level of 8 bits
 _NO_AGREEMENT = "no example agrees with the units it switches off"
+_NO_ZEROS = "errors without zeros are evidence only together, all examples exactly"
 _OTHER_BIAS = "the bias gradient does not fit the weight gradient: entries of the update were dropped or changed"
 MOST_SWAPS = 256
 
@@ -136,11 +137,13 @@ def _close(mixture: Mixture, chosen: _Chosen) -> Solution | None:
     if not bool(inputs.isfinite().all()):
         return None
     tols = mixture.zero_tols(directions)
-    agreement = agree(errors, mixture.preactivations(inputs), zero_tol=tols, margin=mixture.height_tol)
+    agreement = Agreement(score=torch.ones_like(scales), holds=chosen.known)  # of errors without zeros
+    if layer.relu:
+        agreement = agree(errors, mixture.preactivations(inputs), zero_tol=tols, margin=mixture.height_tol)
     zeros = zero_mask(mixture.L, directions, zero_tol=tols)
     evident, firm = (
         true & undisturbed(zeros, doubtful=~true)
-        for true in (agreement.holds & chosen.known, agreement.holds & chosen.pinned)
+        for true in (agreement.holds & chosen.known, agreement.holds & chosen.pinned & layer.relu)
     )
     explained = mixture.noisy or mixture.explains_bias(errors)
     return Solution(
@@ -153,5 +156,5 @@ def _close(mixture: Mixture, chosen: _Chosen) -> Solution | None:
         input_error=mixture.error_of_inputs(directions.T * scales, inputs, replayed=chosen.replayed),
         tolerance=_INPUT_TOLERANCES[0],
         error_tol=tols,
-        replayed=_NO_AGREEMENT if explained else _OTHER_BIAS,
+        replayed=_OTHER_BIAS if not explained else _NO_AGREEMENT if layer.relu else _NO_ZEROS,
     )

@@ -47,12 +47,7 @@ def conclude(
         "stopped": stopped,
     }
     if solution is None:
-        reason = (
-            f"No direction that the units of layer {layer.name} give away was found among {cost:,} samples: {stopped}. "
-            f"The batch of {b} may be too large for {len(mixture.L)} units"
-            f"{'; a larger budget may succeed' if stopped == SPENT else ''}."
-        )
-        return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
+        return Reconstruction(outcome=Outcome.FAILED, reason=_nothing(mixture, cost, stopped), stats=stats)
     doubts = _doubts(mixture, observation, solution)
     verdict = "; ".join(doubts) or f"all {b} examples are certified"
     shape = observation.input_shape if layer.reads_input else layer.input_shape
@@ -64,6 +59,20 @@ def conclude(
         layer="" if layer.reads_input else layer.name,
         reason=f"Stopped because {stopped}; {verdict}.",
         stats=stats | _numbers(solution),
+    )
+
+
+def _nothing(mixture: Mixture, cost: int, stopped: str) -> str:
+    b, layer, again = mixture.batch_size, mixture.layer, "; a larger budget may succeed" if stopped == SPENT else ""
+    if not layer.relu:
+        return (
+            f"No input whose activations lie in the spans of later layers' gradients was found from {cost:,} starts: "
+            f"{stopped}. It takes a linear layer behind {layer.name} with more than {b} inputs and outputs, and a "
+            f"network that can be run on one example (no dropout, no batch norm in training mode){again}."
+        )
+    return (
+        f"No direction that the units of layer {layer.name} give away was found among {cost:,} samples: {stopped}. "
+        f"The batch of {b} may be too large for {len(mixture.L)} units{again}."
     )
 
 

@@ -16,6 +16,7 @@ __all__ = ["prove"]
 
 _REPLAY_TOLERANCE = 1e-4  # relative, more where the error itself is known less well; still pixel-identical
 _LOOSE_REPLAY = 1e-3  # the most that known rounding of the weights may loosen it to
+_ALONE = 1e-4  # relative distance from the update of a batch that only its replay speaks for; seen: 3e-6
 _ABOVE_ROUNDING = 20.0  # true examples were seen at 7 to 10 times the rounding expected
 _TRACES = 4  # of two classes, from which on it is out of the question that all were merged alike
 _NO_SCALE = "nothing but the bias gradient tells the scale of the inputs, and the update is not their gradient"
@@ -48,6 +49,8 @@ def _with_replay(observation: Observation, mixture: Mixture, solution: Solution,
     evident = solution.evident & (same | solution.rough)
     if not (bool((same & ~solution.rough)[~solution.firm].all()) and explains_all(replayed, sure=evident)):
         evident = evident & solution.firm
+    if not mixture.layer.relu and replayed.update_residual > _ALONE:
+        evident = torch.zeros_like(evident)
     rank, announced = mixture.batch_size, observation.latest.batch_size
     sure = evident & ~solution.rough
     if not scale_is_known(replayed, sure=sure, tolerance=tolerance, sizes=(announced or rank,)):
