@@ -13,8 +13,8 @@ from exact import CIFAR, RESULTS, Cell, load, mlp, prism
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from seepage.attacks.directions import accept, round_inputs
-from seepage.attacks.found import Found
+from seepage.attacks.directions import accept, least_apart, round_inputs
+from seepage.attacks.found import Found, Kept
 from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.prism import Unmixing
@@ -23,7 +23,7 @@ from seepage.data.sources import Dataset
 from seepage.federated.rules import FedSGD
 from seepage.linalg.filters import FILTER_BANKS, FilterBank
 from seepage.linalg.ica import Contrast, SoftSign, Tanh
-from seepage.linalg.nullspace import merge_directions, pinned, zero_mask
+from seepage.linalg.nullspace import largest_leverage, merge_directions, zero_mask
 from seepage.linalg.rounding import refine_directions, robust_null_directions
 from seepage.networks.zoo import build_network
 from seepage.types import ThreatModel
@@ -81,9 +81,10 @@ def all_in_float32(mixture: Mixture, found: Found, guesses: Tensor) -> None:
     keep = zeros.sum(dim=1) >= mixture.least_zeros
     directions, zeros = directions[keep], zeros[keep]
     keep = merge_directions(directions, found.directions, coherence=1 - 1e-6)
-    keep &= pinned(mixture.L, zeros, rank_tol=mixture.rank_tol)
-    found.directions = torch.cat([found.directions, directions[keep]])
-    found.zeros = torch.cat([found.zeros, zeros[keep].sum(dim=1)])
+    leverage = largest_leverage(mixture.L, zeros, rank_tol=mixture.rank_tol)
+    kept = Kept(directions=directions, zeros=zeros.sum(dim=1), leverage=leverage)
+    kept = kept.at(keep & kept.pinned)
+    found.add(kept, apart=least_apart(mixture, kept.directions))
 
 
 def _float32_directions(mixture: Mixture, guesses: Tensor) -> Tensor:

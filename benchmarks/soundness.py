@@ -93,7 +93,13 @@ def near_copies(dataset: Dataset) -> Dataset:
     return replace(dataset, inputs=inputs, labels=dataset.labels[:6].repeat(4))
 
 
-CHANGES = {"duplicates": doubled, "near-copies": near_copies, "near-copies, size known": near_copies}
+CHANGES = {
+    "duplicates": doubled,
+    "near-copies": near_copies,
+    "near-copies, size known": near_copies,
+    "near-copies, GELU": near_copies,
+    "near-copies, sigmoid, size known": near_copies,
+}
 
 
 def audits(seed: int, attack: str) -> Iterator[tuple[str, Audit]]:
@@ -118,7 +124,16 @@ def audits(seed: int, attack: str) -> Iterator[tuple[str, Audit]]:
             (name, "3 units an example, larger", 40, "mlp:120,60", ()),
             (name, "one layer, 3 units", 32, "mlp:96", ()),
         ]
-        cases += [(name, title, 8, "mlp:100,60", ()) for title in CHANGES if title != "duplicates"]
+        cases += [(name, title, 8, "mlp:100,60", ()) for title in ("near-copies", "near-copies, size known")]
+        cases += [
+            (name, "sigmoid", 12, "mlp:60,60:sigmoid", ()),
+            (name, "tanh, narrow", 12, "mlp:14,14:tanh", ()),
+            (name, "trained, GELU", 14, "mlp:60,60:gelu", ()),
+            (name, "near-copies, GELU", 8, "mlp:100,60:gelu", ()),
+            (name, "near-copies, sigmoid, size known", 8, "mlp:100,60:sigmoid", ()),
+            (name, "GELU, weak noise", 6, "mlp:60,60:gelu", (build_defense("noise:0.0001"),)),
+            (name, "GELU, half of top-k", 6, "mlp:60,60:gelu", (build_defense("topk:0.5"),)),
+        ]
         cases += [(name, "narrow", 4, "mlp:24,24", ()), (name, "two at eight units", 2, "mlp:8", ())]
         for title, change in (("top-k", top_k), ("noise", noise), ("half precision", half)):
             cases.append((name, title, 6, "mlp:100,100", (Changed(title, change),)))

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seepage.linalg.nullspace import (
+    MOST_LEVERAGE,
+    largest_leverage,
     merge_directions,
-    pinned,
     sampled_null_directions,
     zero_mask,
 )
@@ -107,6 +108,10 @@ def test_merging_keeps_nearly_parallel_directions_that_are_no_copies() -> None:
 def test_true_columns_are_pinned(b: int, seed: int) -> None:
     L, _, zeros = planted(200, b, seed)
     assert bool(pinned(L, zeros, rank_tol=RANK_TOL).all())
+
+
+def pinned(L: Tensor, zeros: Tensor, *, rank_tol: float) -> Tensor:
+    return largest_leverage(L, zeros, rank_tol=rank_tol) <= MOST_LEVERAGE
 
 
 def combined(L: Tensor, truth: Tensor, parts: list[int], seed: int = 0, accidents: int = 0) -> Tensor:

@@ -19,7 +19,7 @@ __all__ = ["LEAST_SHARE", "LayerAttack", "invert_layer"]
 
 Find = Callable[[Observation, str | None], ReLULayer | list[Obstacle]]
 
-LEAST_SHARE = 0.2  # of zeros; far below an example's own share, since `pinned` decides (seepage.linalg.nullspace)
+LEAST_SHARE = 0.2  # of zeros; far below an example's own share, since leverages decide (seepage.linalg.nullspace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

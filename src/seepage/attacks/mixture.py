@@ -129,7 +129,7 @@ class Mixture:
 
     @property
     def rank_tol(self) -> float:
-        """Singular values of zero rows below this share of the largest count as none (:func:`pinned`)."""
+        """Singular values of zero rows below this share of the largest count as none (:func:`largest_leverage`)."""
         return max(10 * self.zero_tol, 1e-5)
 
     def preactivations(self, inputs: Tensor) -> Tensor:

@@ -10,12 +10,11 @@ __all__ = [
     "MOST_LEVERAGE",
     "largest_leverage",
     "merge_directions",
-    "pinned",
     "sampled_null_directions",
     "zero_mask",
 ]
 
-MOST_LEVERAGE = 0.9  # of one zero row on the direction it helps to pin (:func:`pinned`)
+MOST_LEVERAGE = 0.9  # of one zero row on the direction it helps to pin (:func:`largest_leverage`)
 _ENTRIES_AT_ONCE = 1 << 24  # of weighted copies of L: 128 MiB
 
 
@@ -77,17 +76,6 @@ def merge_directions(directions: Tensor, known: Tensor, *, coherence: float) -> 
         if fresh[index]:
             fresh[index + 1 :] &= ~earlier[index, index + 1 :]
     return fresh
-
-
-def pinned(L: Tensor, zeros: Tensor, *, rank_tol: float, most_leverage: float = MOST_LEVERAGE) -> Tensor:
-    """Whether a direction's zero rows determine it with rows to spare, so that it is no combination of true columns.
-
-    As :func:`largest_leverage`, with ``most_leverage`` as the limit.
-
-    Returns:
-        ``[k]`` bool.
-    """
-    return largest_leverage(L, zeros, rank_tol=rank_tol) <= most_leverage
 
 
 def largest_leverage(L: Tensor, zeros: Tensor, *, rank_tol: float) -> Tensor:
