@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seepage.audit.findings import read_findings
+from seepage.audit.findingsfile import read_findings
 from seepage.cli import main
 from seepage.networks.weights import save_weights
 from seepage.networks.zoo import build_network

@@ -9,7 +9,8 @@ import torch
 
 from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
-from seepage.audit.findings import ControlCase, Finding, findings_schema, read_findings, write_findings
+from seepage.audit.findings import ControlCase, Finding
+from seepage.audit.findingsfile import findings_schema, read_findings, write_findings
 from seepage.audit.folder import RunFolder
 from seepage.audit.record import Verdict, record, verdict
 from seepage.audit.run import Audit
@@ -268,3 +269,13 @@ def test_a_leak_within_the_threshold_hides_no_rows_beyond_it(found: list[Finding
     assert verdict([part], batches=1, threshold=1.0) is Verdict.NOTHING_LEAKED
     none_left = changed(part, scores={**one, "rows": [True] + [False] * (size - 1)})
     assert verdict([none_left], batches=1, threshold=0.5) is Verdict.NOTHING_LEAKED
+
+
+def test_silence_about_a_network_that_was_not_understood_is_inconclusive(found: list[Finding]) -> None:
+    silent = changed(found[0], outcome="failed", certified=[], scores={}, control=PASSED)
+    assert verdict([silent], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
+    unread = changed(silent, unread=["gru.weight_ih_l0"])
+    assert verdict([unread], batches=1, threshold=0.5) is Verdict.INCONCLUSIVE
+    assert not unread.conclusive
+    assert "gru.weight_ih_l0 was not understood" in summarize([unread]).sentences[0]
+    assert verdict([changed(found[0], unread=["gru.weight_ih_l0"])], batches=1, threshold=0.0) is Verdict.LEAKED

@@ -11,7 +11,8 @@ import pytest
 
 from seepage.audit.cell import Cell, Shard, shards_of
 from seepage.audit.engines import LocalPool
-from seepage.audit.findings import Finding, read_findings
+from seepage.audit.findings import Finding
+from seepage.audit.findingsfile import read_findings
 from seepage.audit.sweep import SweepFolder, canonical, canonical_digest, sweep
 from seepage.audit.work import run_shard
 from seepage.cli import main

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 import seepage
 from seepage.attacks.auto import Auto
+from seepage.attacks.matching import ig
+from seepage.audit.preflight import inspect_network
+from seepage.audit.record import Verdict
 from seepage.data.sources import draw_batch, load_dataset
+from seepage.types import ThreatModel
 
 PHOTOS = load_dataset("photos")
 UNITS = 120
@@ -89,3 +93,13 @@ def test_a_network_written_by_hand_gives_away_what_the_same_of_modules_does(rule
 def test_so_are_the_inputs_of_its_inner_layer(kind: type[nn.Module], layer: str) -> None:
     found = seepage.audit(made(kind), batch_of(4), attack=Auto(layer=layer)).finding
     assert (found.outcome, found.exact_examples, found.layer) == ("exact", 4, layer)
+
+
+def test_what_is_not_understood_is_named_and_leaves_silence_inconclusive() -> None:
+    refused = seepage.audit(made(Opaque), batch_of(4), attack="spear")
+    assert refused.verdict is Verdict.NOT_AUDITED
+    assert "W1: not understood" in " ".join(refused.finding.obstacles)
+    ran = seepage.audit(made(Opaque), batch_of(4), attack=ig(iterations=2), threat_model=ThreatModel(batch_size=True))
+    assert ran.finding.unread == ["W1"]
+    assert ran.verdict is Verdict.INCONCLUSIVE
+    assert inspect_network(made(Opaque), input_shape=PHOTOS.input_shape, classes=2).reading.unaccounted == ("W1",)

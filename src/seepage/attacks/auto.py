@@ -104,7 +104,7 @@ class Auto:
         ways.append((ig(budget=self.budget), ""))
         for way, start in ways:
             result = way(observation, generator=generator, progress=progress)
-            because = f"no linear layer goes into a ReLU, so that nothing can be exact: gradients are matched{start}"
+            because = f"no layer that was read is linear and goes into a ReLU: gradients are matched{start}"
             result = replace(result, stats={**result.stats, "chosen": way.name, "because": because})
             if result.outcome is not Outcome.FAILED or result.stats.get("stopped") == INTERRUPTED:
                 break

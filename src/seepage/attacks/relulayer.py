@@ -61,6 +61,9 @@ def find_relu_layer(observation: Observation, name: str | None = None) -> ReLULa
         if reason is None:
             return _read(layer, observation)
         obstacles.append(Obstacle(where=f"layer {layer.name}", reason=reason))
+    unread = [one for one in reading.unaccounted if one in observation.latest.update] if name is None else []
+    if unread:
+        obstacles.append(Obstacle(where=", ".join(unread[:3]), reason="not understood: in no layer that was read."))
     return obstacles or [Obstacle(where="network", reason="has no affine layer.")]
 
 

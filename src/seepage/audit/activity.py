@@ -9,12 +9,36 @@ from torch.func import functional_call
 from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
 from seepage.networks.watching import WatchedLayer
 
-__all__ = ["Alike", "Client", "held_as_rows", "layer_inputs", "units_alone"]
+__all__ = ["Alike", "Client", "exposing_scores", "held_as_rows", "layer_inputs", "units_alone"]
 
 Alike = Callable[[Tensor, Tensor], Tensor]  # of guesses and originals, [b, *shape] each: which show their original
 Client = Callable[[nn.Module], object]  # runs the network on the batch, as the client did whose update is attacked
 
 _ROUGH = 0.01  # of an example's length, by which its row may differ from it: 40 dB, as numbers are recognisable
+
+
+def exposing_scores(
+    network: nn.Module,
+    inputs: Tensor,
+    update: Mapping[str, Tensor],
+    *,
+    layer: str = "",
+    client: Client | None = None,
+    shows: Alike | None = None,
+) -> dict[str, list[int] | list[bool]]:
+    """For each example why it is exposed: ``units_alone``, ``rows``, and ``rows_shown`` where that says more.
+
+    Args:
+        network, inputs, update: see :func:`held_as_rows`.
+        layer: what the attack worked on, see :func:`units_alone`.
+        client: see :func:`layer_inputs`.
+        shows: of pictures, which are recognisable.
+    """
+    rows = held_as_rows(network, inputs, update)
+    shown = None if shows is None else held_as_rows(network, inputs, update, shows)
+    alone = units_alone(network, inputs, layer, client)
+    found = {"units_alone": alone, "rows": rows, "rows_shown": shown if shown != rows else None}
+    return {name: values for name, values in found.items() if values is not None}
 
 
 def units_alone(network: nn.Module, inputs: Tensor, layer: str = "", client: Client | None = None) -> list[int] | None:

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from seepage.audit.claimed import Guess
+from seepage.audit.environment import versions
 from seepage.audit.findings import ControlCase, Finding
 from seepage.audit.noisecontrol import control_on_noise
 from seepage.audit.observed import observe
 from seepage.audit.record import Verdict
-from seepage.audit.run import versions
+from seepage.audit.unread import unread_parameters, unread_words
 from seepage.federated.storage import Capture
 from seepage.types import (
     INTERRUPTED,
@@ -44,6 +45,7 @@ class Attacked:
         claim: the client's rule, by the capture's or its user's word, if certificates rest on it and on no replay.
         stated: whether anybody says what the client did. Else a difference of weights that gives nothing back may have
             been read wrongly: weight decay that nobody takes out hides everything.
+        unread: matrices of the update whose part in the network was not understood.
     """
 
     obstacles: tuple[str, ...] = ()
@@ -54,6 +56,7 @@ class Attacked:
     control: ControlCase | None = None
     claim: str = ""
     stated: bool = True
+    unread: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -88,8 +91,8 @@ class Attacked:
     def verdict(self, threshold: float) -> Verdict:
         """LEAKED is certain; NOTHING_LEAKED is said only of an attack that ended with nothing in doubt.
 
-        Silence counts only beside a control that the attack passed, and of a client whose rule is stated; else it is
-        INCONCLUSIVE.
+        Silence counts only beside a control that the attack passed, of a client whose rule is stated and of a network
+        that was understood; else it is INCONCLUSIVE.
 
         Args:
             threshold: share of the batch's examples that may be reconstructed exactly.
@@ -99,7 +102,8 @@ class Attacked:
             return Verdict.LEAKED
         if not self.ended or self.certified + self.uncertified > allowed:
             return Verdict.NOT_AUDITED
-        if self.silent and not (self.stated and self.control is not None and self.control.passed):
+        sure = self.stated and not self.unread and self.control is not None and self.control.passed
+        if self.silent and not sure:
             return Verdict.INCONCLUSIVE
         return Verdict.NOTHING_LEAKED
 
@@ -116,6 +120,8 @@ class Attacked:
             beside = f" Positive control on {self.control.batch_size} random inputs: {how}."
         if self.silent and not self.stated:
             beside += " Nobody stated what the client did (`--rule`): this silence is inconclusive."
+        if self.silent and self.unread:
+            beside += f" Inconclusive: {unread_words(self.unread)}."
         if self.claim:
             beside = f" Certified if the client's rule is {self.claim}, as is claimed: no replay can test that."
         doubt = f", {self.uncertified} uncertified (right or wrong: only the truth tells)" if self.uncertified else ""
@@ -174,6 +180,7 @@ class CapturedAudit:
             batch_size=capture.header.batch_size,
             claim=_claim(observation, found),
             stated=observation.rule is not None and not isinstance(observation.rule, Guess),
+            unread=tuple(unread_parameters(self.network, observation.latest.update, self.input_shape)),
         )
         if found is None or found.outcome is not Outcome.FAILED or not attacked.silent:
             return attacked
@@ -201,6 +208,7 @@ class CapturedAudit:
             certified=[] if found is None else found.certified.tolist(),
             labels=None if found is None or found.labels is None else found.labels.tolist(),
             layer="" if found is None else found.layer,
+            unread=[] if found is None else list(attacked.unread),
             stats=({} if found is None else dict(found.stats)) | ({"claim": attacked.claim} if attacked.claim else {}),
             seconds=attacked.seconds,
             peak_memory_mib=None,

@@ -9,7 +9,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from seepage.audit.findings import Finding, read_findings, write_findings
+from seepage.audit.findings import Finding
+from seepage.audit.findingsfile import read_findings, write_findings
 from seepage.audit.run import Audited
 from seepage.errors import InputError
 

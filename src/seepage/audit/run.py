@@ -1,9 +1,6 @@
 """One way from a private batch to a finding: rule, defenses, threat model, attack; then the truth, and only then."""
 
 import copy
-import platform
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import seepage
-from seepage.audit.activity import held_as_rows, layer_inputs, units_alone
+from seepage.audit.activity import exposing_scores, layer_inputs
+from seepage.audit.environment import peak_memory_mib, versions
 from seepage.audit.findings import Finding, Score
 from seepage.audit.labelcatalogue import LABEL_ATTACKS
 from seepage.audit.scoring import Scored, score
+from seepage.audit.unread import unread_parameters
 from seepage.data.sources import Dataset, InputKind, draw_batch
 from seepage.errors import InputError
 from seepage.metrics import recognisable_images
@@ -34,7 +32,7 @@ from seepage.types import (
     go_on,
 )
 
-__all__ = ["Audit", "Audited", "versions"]
+__all__ = ["Audit", "Audited"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +105,12 @@ class Audit:
         if reconstruction is not None and reconstruction.stats.get("stopped") == NOT_BEGUN:
             obstacles, reconstruction = [f"{self.attack.name}: {reconstruction.reason}"], None
         seconds = time.monotonic() - started
-        scored = Scored()
+        scored, unread = Scored(), list[str]()
         if reconstruction is not None:
-            scored = self._scored(reconstruction, network, batch, observation.latest.update, index)
+            sent = observation.latest.update
+            scored = self._scored(reconstruction, network, batch, sent, index)
+            if not self._of_labels(reconstruction):
+                unread = unread_parameters(network, sent, observation.input_shape)
         finding = self._finding(
             index=index,
             obstacles=obstacles,
@@ -117,6 +118,7 @@ class Audit:
             error=error,
             scored=scored,
             seconds=seconds,
+            unread=unread,
         )
         return Audited(finding=finding, pictures=scored.pictures)
 
@@ -130,16 +132,16 @@ class Audit:
 
         taken = client if self.rule.is_gradient else None  # local steps feed an inner layer anew each time
         scored = score(found, batch, self.dataset, lambda layer: layer_inputs(network, layer, batch.inputs, taken))
-        of_labels = found.inputs is None and found.labels is not None
-        if not of_labels and self.attack.name not in LABEL_ATTACKS:
-            alone = units_alone(network, batch.inputs, found.layer, taken if found.layer else None)
-            rows = held_as_rows(network, batch.inputs, sent)
-            shown = (
-                held_as_rows(network, batch.inputs, sent, self._shows) if self.dataset.kind is InputKind.IMAGE else None
+        if not self._of_labels(found):
+            shows = self._shows if self.dataset.kind is InputKind.IMAGE else None
+            exposed = exposing_scores(
+                network, batch.inputs, sent, layer=found.layer, client=taken if found.layer else None, shows=shows
             )
-            exposed = {"units_alone": alone, "rows": rows, "rows_shown": shown if shown != rows else None}
-            scored.scores |= {name: list[Score](values) for name, values in exposed.items() if values is not None}
+            scored.scores |= {name: list[Score](values) for name, values in exposed.items()}
         return scored
+
+    def _of_labels(self, found: Reconstruction) -> bool:
+        return self.attack.name in LABEL_ATTACKS or (found.inputs is None and found.labels is not None)
 
     def _shows(self, guesses: Tensor, originals: Tensor) -> Tensor:
         """Which pictures are recognisable, ``[b]`` bool, of inputs as the network sees them."""
@@ -186,6 +188,7 @@ class Audit:
         error: str | None,
         scored: Scored,
         seconds: float,
+        unread: list[str],
     ) -> Finding:
         found = reconstruction
         return Finding(
@@ -206,33 +209,16 @@ class Audit:
             certified=scored.certified,
             scores=scored.scores,
             columns=scored.columns,
+            unread=unread,
             labels=None if found is None or found.labels is None else sorted(found.labels.tolist()),
             true_labels=scored.true_labels,
             layer="" if found is None else found.layer,
             stats={} if found is None else dict(found.stats),
             seconds=seconds,
-            peak_memory_mib=_peak_memory_mib(self.device),
+            peak_memory_mib=peak_memory_mib(self.device),
             device=str(self.device),
             versions=versions(),
         )
-
-
-def versions() -> dict[str, str]:
-    """Of what a figure may depend on."""
-    return {
-        "seepage": seepage.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    """Peak so far of the whole process, or of what torch allocated on a GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 from seepage.audit.cell import Shard
 from seepage.audit.engines import Engine
-from seepage.audit.findings import Finding, read_findings, write_findings
+from seepage.audit.findings import Finding
+from seepage.audit.findingsfile import read_findings, write_findings
 from seepage.errors import InputError
 
 __all__ = ["DIGITS", "TIMES", "SweepFolder", "canonical", "canonical_digest", "sweep"]

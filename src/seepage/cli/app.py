@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 import seepage
 from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import ATTACKS, build_attack, build_defense, build_rule
-from seepage.audit.findings import findings_schema
+from seepage.audit.findingsfile import findings_schema
 from seepage.audit.preflight import inspect_network
 from seepage.audit.record import Verdict
 from seepage.audit.run import Audit
@@ -59,8 +59,8 @@ app = typer.Typer(
     name="seepage",
     help="Measure how much private training data a federated-learning update gives away. Audit only what you own.",
     epilog="Exit codes: 0 nothing leaked above the threshold, 1 something did, 2 wrong usage or bad input, "
-    "3 could not be audited, 4 inconclusive (the attack found nothing, but failed its positive control, had none, or "
-    "overlooked examples that stand in the update).",
+    "3 could not be audited, 4 inconclusive (the attack found nothing, but failed its positive control, had none, "
+    "overlooked examples that stand in the update, or met a network that was not understood).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -8,7 +8,8 @@ import typer
 from rich.table import Table
 
 from seepage.audit.compare import Change, compare
-from seepage.audit.findings import Finding, read_findings
+from seepage.audit.findings import Finding
+from seepage.audit.findingsfile import read_findings
 from seepage.audit.limits import Check, Ending, check, read_thresholds
 from seepage.audit.record import Verdict
 from seepage.cli.show import out as console

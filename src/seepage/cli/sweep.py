@@ -18,10 +18,10 @@ from rich.table import Table
 
 from seepage.audit.cell import Shard, shards_of
 from seepage.audit.engines import Engine
+from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
 from seepage.audit.plan import Plan, has_place, read_plan
 from seepage.audit.record import Verdict, verdict
-from seepage.audit.run import versions
 from seepage.audit.sweep import DIGITS, SweepFolder, canonical_digest
 from seepage.audit.sweep import sweep as compute
 from seepage.cli.engines import EngineName, EngineOption, WorkersOption, open_engine

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seepage.audit.findings import Finding
+from seepage.audit.unread import unread_words
 from seepage.report.artifacts import Pictures, read_pictures
 from seepage.report.counts import certified_at, score_at
 from seepage.report.figures import picture_uri
@@ -141,6 +142,8 @@ def _control(finding: Finding, *, redact: bool) -> str:
         return "No positive control was run beside it: this silence is inconclusive."
     where = f"on a batch of {case.batch_size} of the same network, sent as a plain gradient without defenses"
     did = f"the same attack {where}, recovered {case.recovered} of {case.batch_size} examples ({case.exact} exactly)."
+    if case.passed and finding.unread:
+        return f"Positive control passed: {did} But {unread_words(finding.unread)}: this silence is inconclusive."
     if case.passed and finding.overlooked:
         many = finding.overlooked
         held = "1 example as a row of its own" if many == 1 else f"{many} examples as rows of their own"
