@@ -15,6 +15,7 @@ from seepage.audit.folder import RunFolder
 from seepage.audit.record import Verdict, record, verdict
 from seepage.audit.run import Audit
 from seepage.audit.scoring import score
+from seepage.audit.sweep import SweepFolder
 from seepage.cli.show import finding_line
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError
@@ -185,9 +186,27 @@ def test_a_run_is_taken_up_where_it_was_left(tmp_path: Path) -> None:
 
 
 def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path, described(audit()))
+    plan = audit()
+    RunFolder.open(tmp_path, described(plan)).add(next(iter(plan())))
     with pytest.raises(InputError, match="seed"):
         RunFolder.open(tmp_path, described(audit(seed=1)))
+
+
+def test_a_run_that_was_killed_before_its_first_finding_is_in_nobodys_way(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, described(audit()))
+    orphan = tmp_path / "artifacts" / "batch-000-spear.safetensors"
+    orphan.write_bytes(b"a picture whose finding was never written")
+    folder = RunFolder.open(tmp_path, described(audit(seed=1)))
+    assert not orphan.exists()
+    assert folder.findings == []
+    assert json.loads((tmp_path / "run.json").read_text())["seed"] == 1
+
+
+def test_but_the_shards_of_a_sweep_are(tmp_path: Path) -> None:
+    SweepFolder.open(tmp_path, {"plan": "x"})
+    (tmp_path / "shards" / "a.jsonl").write_text("")
+    with pytest.raises(InputError, match="another run"):
+        RunFolder.open(tmp_path, described(audit()))
 
 
 def test_a_file_in_the_way_of_the_folder_is_refused(tmp_path: Path) -> None:

@@ -113,15 +113,11 @@ def read_layers(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReadin
         if is_layer(call) and call.weight is not None:
             layer_calls.setdefault(call.weight, []).append(call)
     stray = stray_parameters(calls)
+    modules = dict(network.named_modules())
     shared = Counter(bias for group in layer_calls.values() for bias in {call.bias for call in group} if bias)
+    unusable = stray | {bias for bias, count in shared.items() if count > 1}
     layers = tuple(
-        _layer(
-            _name(network, weight, group),
-            group,
-            trace,
-            calls,
-            stray | {bias for bias, count in shared.items() if count > 1},
-        )
+        _layer(_name(modules, weight, group), group, trace, calls, unusable)
         for weight, group in layer_calls.items()
         if weight not in stray
     )
@@ -161,9 +157,9 @@ def _layer(name: str, group: list[Call], trace: Trace, calls: Sequence[Call], un
     )
 
 
-def _name(network: nn.Module, weight: str, group: list[Call]) -> str:
+def _name(modules: Mapping[str, nn.Module], weight: str, group: list[Call]) -> str:
     path = weight.removesuffix(".weight")
-    module = dict(network.named_modules()).get(path) if path != weight else None
+    module = modules.get(path) if path != weight else None
     whole = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) or all(path in c.modules for c in group)
     return weight if group[0].transposed or (module is not None and not whole) else path
 

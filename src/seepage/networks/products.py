@@ -71,7 +71,7 @@ class Weights:
         data, matrix = (named.get(word) for word in _PRODUCTS[name][-2:])
         if not isinstance(data, Tensor) or not isinstance(matrix, Tensor) or data.ndim < 2:
             return None
-        if id(matrix) not in {*self._parameters, *self._turned} or matrix.ndim != 2:
+        if (id(matrix) not in self._parameters and id(matrix) not in self._turned) or matrix.ndim != 2:
             return None
         if name != "addmm":
             return self._product(data, matrix, None, flipped=True)

@@ -86,9 +86,9 @@ class Recorder(TorchFunctionMode):
             path, left = self.modules.pop()
             if left is module:
                 number = self.values.get(id(output))
-                for call in self.calls[::-1] if number else ():
-                    if number in call.gives[:1]:
-                        call.modules.append(path)
+                call = next((one for one in reversed(self.calls) if number in one.gives[:1]), None) if number else None
+                if call is not None:
+                    call.modules.append(path)
                 return
 
     def __torch_function__(
