@@ -1,5 +1,6 @@
 """The commands: arguments in, exit code out."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -209,6 +210,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; bad input ends in one sentence on standard error and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a folder's name need not be text
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         app(args=arguments, prog_name="seepage")
     except InputError as error:

@@ -29,7 +29,7 @@ from seepage.cli.show import Watch
 from seepage.cli.show import out as console
 from seepage.data.normalization import Normalization, make_normalization
 from seepage.data.sources import load_dataset
-from seepage.errors import InputError
+from seepage.errors import InputError, readable
 from seepage.federated.storage import Capture, CaptureHeader, Sign, UpdateKind, read_capture
 from seepage.federated.truth import read_truth
 from seepage.networks.weights import load_weights
@@ -99,7 +99,7 @@ def attack(
     audit = CapturedAudit(network=built, input_shape=shape, classes=classes, attack=method, seed=seed, rule=stated)
     with Watch(1) as watch:
         attacked = audit(capture, progress=watch.progress)
-    source = str(update if update is not None else after)
+    source = readable(str(update if update is not None else after))
     finding = audit.finding(attacked, capture, network=network, source=source, normalize=normalize)
     _write(out, attacked, finding.model_dump_json(), scaling)
     console.print(attacked.describe(), markup=False, soft_wrap=True)

@@ -29,7 +29,7 @@ from seepage.cli.options import OutOption, ThresholdOption
 from seepage.cli.show import err
 from seepage.cli.show import out as console
 from seepage.data.sources import load_dataset
-from seepage.errors import InputError
+from seepage.errors import InputError, readable
 from seepage.report.tallies import Tally, tallies
 
 __all__ = ["compute_shown", "sweep", "sweep_record"]
@@ -74,7 +74,7 @@ def sweep_record(plan: Plan, *, findings: int) -> dict[str, Any]:
     weights = hashlib.sha256(Path(cell.weights).read_bytes()).hexdigest() if cell.weights else None
     return {
         "schema_version": 1,
-        "command": shlex.join(["seepage", *sys.argv[1:]]),
+        "command": readable(shlex.join(["seepage", *sys.argv[1:]])),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "plan": plan.source.read_text(encoding="utf8"),
         "cells": len(plan.cells),
