@@ -91,6 +91,7 @@ def audit_batch(
     Raises:
         InputError: a name is not known, or network and batch do not fit.
     """
+    _refuse_misfits(network, defenses, seed)
     private = batch if isinstance(batch, PrivateBatch) else _batch_of(batch)
     inputs = private.inputs.detach().cpu().float()
     if classes is None:
@@ -121,6 +122,17 @@ def audit_batch(
     (audited,) = with_control(audit)
     _, order = draw_batch(dataset, batch_size=len(private), generator=audit._chance(0, "data"))
     return Findings(finding=audited.finding, order=tuple(order.tolist()))
+
+
+def _refuse_misfits(network: object, defenses: object, seed: int) -> None:
+    if not isinstance(network, nn.Module):
+        raise InputError(f"`network` should be a torch.nn.Module; found {type(network).__name__}.")
+    if any(isinstance(one, nn.parameter.UninitializedParameter) for one in network.parameters()):
+        raise InputError("`network` should have all its parameters; found lazy ones: call it on a batch first.")
+    if isinstance(defenses, str):
+        raise InputError(f"`defenses` should be a list of defenses; found the text {defenses!r}.")
+    if seed < 0:
+        raise InputError(f"`seed` should be at least 0; found {seed}.")
 
 
 def _batch_of(batch: tuple[Tensor, Tensor]) -> PrivateBatch:
