@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from seepage.audit.activity import exposing_scores, layer_inputs
+from seepage.audit.chances import chance
 from seepage.audit.environment import peak_memory_mib, versions
 from seepage.audit.findings import Finding, Score
 from seepage.audit.labelcatalogue import LABEL_ATTACKS
@@ -99,7 +99,9 @@ class Audit:
         reconstruction, error = None, None
         if not obstacles:
             try:
-                reconstruction = self.attack(observation, generator=self._chance(index, "attack"), progress=progress)
+                reconstruction = self.attack(
+                    observation, generator=chance(self.seed, index, "attack"), progress=progress
+                )
             except Exception as raised:  # a crash is a row of its own, never "found nothing"
                 error = f"{type(raised).__name__}: {raised}"
         if reconstruction is not None and reconstruction.stats.get("stopped") == NOT_BEGUN:
@@ -114,7 +116,7 @@ class Audit:
         finding = self._finding(
             index=index,
             obstacles=obstacles,
-            reconstruction=reconstruction,
+            found=reconstruction,
             error=error,
             scored=scored,
             seconds=seconds,
@@ -128,7 +130,7 @@ class Audit:
         """The truth meets the reconstruction; of an inner layer, with the client's own draws of dropout."""
 
         def client(watched: nn.Module) -> object:
-            return self.rule(watched, batch, self._chance(index, "client"))
+            return self.rule(watched, batch, chance(self.seed, index, "client"))
 
         taken = client if self.rule.is_gradient else None  # local steps feed an inner layer anew each time
         scored = score(found, batch, self.dataset, lambda layer: layer_inputs(network, layer, batch.inputs, taken))
@@ -149,17 +151,17 @@ class Audit:
         return recognisable_images(found.clamp(0, 1), true).to(guesses.device)
 
     def _draw(self, index: int) -> PrivateBatch:
-        batch, _ = draw_batch(self.dataset, batch_size=self.batch_size, generator=self._chance(index, "data"))
+        batch, _ = draw_batch(self.dataset, batch_size=self.batch_size, generator=chance(self.seed, index, "data"))
         return PrivateBatch(inputs=batch.inputs.to(self.device, self.dtype), labels=batch.labels.to(self.device))
 
     def _observe(self, network: nn.Module, batch: PrivateBatch, index: int) -> Observation:
-        generator = self._chance(index, "client")
+        generator = chance(self.seed, index, "client")
         try:
             update = self.rule(network, batch, generator)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            shape = list(batch.inputs.shape)
+            shape, why = list(batch.inputs.shape), (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"The network {self.network_name} should take inputs of shape {shape}; found: {_first_line(error)}."
+                f"The network {self.network_name} should take inputs of shape {shape}; found: {why}."
             ) from error
         for defense in self.defenses:
             update = defense(update, generator)
@@ -173,24 +175,17 @@ class Audit:
             bounds=(low.to(batch.inputs), high.to(batch.inputs)),
         )
 
-    def _chance(self, index: int, purpose: str) -> torch.Generator:
-        """A generator of its own for each batch and purpose: what one draws never moves another."""
-        key = (index, ("data", "client", "attack").index(purpose))
-        state = np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(state) >> 1)
-
     def _finding(
         self,
         *,
         index: int,
         obstacles: list[str],
-        reconstruction: Reconstruction | None,
+        found: Reconstruction | None,
         error: str | None,
         scored: Scored,
         seconds: float,
         unread: list[str],
     ) -> Finding:
-        found = reconstruction
         return Finding(
             attack=self.attack.name,
             network=self.network_name,
@@ -219,7 +214,3 @@ class Audit:
             device=str(self.device),
             versions=versions(),
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
