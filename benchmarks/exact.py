@@ -38,6 +38,7 @@ from seepage.types import (
 
 DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 RESULTS = Path(__file__).parent / "results"
+_SIZE_KNOWN = ThreatModel(batch_size=True)
 INNER = "3"  # the second linear layer of an MLP
 CIFAR, CIFAR_TRAIN = "cifar10/cifar10_test.npz", "cifar10/cifar10_train_batch1.npz"
 
@@ -160,12 +161,12 @@ def stretch_cells() -> Iterator[Cell]:
 
 
 def exactify_cells() -> Iterator[Cell]:
-    for width in (800, 400, 200, 160, 120):
+    for width in (800, 400, 200, 160, 120, 80, 60):
         yield Cell(attack=exactify, batch_size=40, network=mlp(width, 3), seconds=30.0, title="truth plus noise, 8 dB")
 
     for source in ("digits", CIFAR):
         for batch_size in (8, 16, 32):
-            for ratio in (3, 5):
+            for ratio in (2, 3, 5):
                 guess = Cell(
                     attack=exactify_noise,
                     batch_size=batch_size,
@@ -173,7 +174,7 @@ def exactify_cells() -> Iterator[Cell]:
                     source=source,
                     seconds=10.0,
                     title="noise, the control; batch size known",
-                    knows=ThreatModel(batch_size=True),
+                    knows=_SIZE_KNOWN,
                 )
                 yield guess
                 yield replace(guess, attack=exactify_ig, title="400 steps; batch size known")
@@ -211,6 +212,23 @@ def imagenet_wide_cells() -> Iterator[Cell]:
         )
 
 
+def activations_cells() -> Iterator[Cell]:
+    for activation in ("gelu", "sigmoid", "tanh"):
+        cell = Cell(attack=prism, batch_size=16, network=f"mlp:400,400,400:{activation}", seconds=60.0)
+        yield replace(cell, attack=ig_known, seeds=3, title="400 steps; batch size known", knows=_SIZE_KNOWN)
+        for batch_size in (16, 64, 100):
+            yield replace(cell, batch_size=batch_size)
+        yield replace(cell, batch_size=160, seconds=120.0, seeds=3)
+        yield replace(cell, batch_size=64, network=f"mlp:80,400,400:{activation}", title="80 units in the first layer")
+        yield replace(cell, batch_size=64, network=f"mlp:400,80,400:{activation}", title="80 units in the second layer")
+        yield replace(cell, batch_size=64, network=f"mlp:400,400:{activation}")
+        yield replace(cell, batch_size=8, network=f"mlp:400:{activation}", title="the output layer is the later one")
+        yield replace(cell, batch_size=64, epochs=5)
+        yield replace(cell, batch_size=32, source="digits", network=f"mlp:200,200:{activation}")
+        yield replace(cell, batch_size=32, source="tabular/adult.test", network=f"mlp:200,200:{activation}", seeds=5)
+        yield replace(cell, batch_size=64, source="imagenet64/imagenet64_500.npz", seeds=3)
+
+
 GROUPS = {
     "spearpp": spearpp_cells,
     "paper": paper_cells,
@@ -220,6 +238,7 @@ GROUPS = {
     "other-inputs": other_inputs_cells,
     "exactify": exactify_cells,
     "trained": trained_cells,
+    "activations": activations_cells,
     "imagenet": imagenet_cells,
     "imagenet-wide": imagenet_wide_cells,
 }
@@ -275,6 +294,10 @@ class Noise:
             inputs=torch.randn(count, *observation.input_shape, generator=generator),
             certified=torch.zeros(count, dtype=torch.bool),
         )
+
+
+def ig_known(budget: Budget) -> Attack:
+    return ig(iterations=400, budget=budget)
 
 
 def exactify(budget: Budget) -> Attack:

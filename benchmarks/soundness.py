@@ -20,7 +20,7 @@ from seepage.audit.catalogue import build_attack, build_defense, build_rule
 from seepage.audit.run import Audit
 from seepage.data.sources import Dataset, load_dataset
 from seepage.networks.zoo import build_network
-from seepage.types import Defense, GradientUpdate
+from seepage.types import Defense, GradientUpdate, ThreatModel
 
 DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 RESULTS = Path(__file__).parent / "results" / "soundness.md"
@@ -83,6 +83,19 @@ def doubled(dataset: Dataset) -> Dataset:
     return replace(dataset, inputs=few, labels=dataset.labels[: len(few)])
 
 
+def near_copies(dataset: Dataset) -> Dataset:
+    """Six examples, each with copies that are off by a thousandth, a hundredth and a twentieth; pictures of 8 bits."""
+    few, chance = dataset.inputs[:6], torch.Generator().manual_seed(0)
+    copies = [few + size * few.std() * torch.randn(few.shape, generator=chance) for size in (1e-3, 1e-2, 0.05)]
+    inputs = torch.cat([few, *copies])
+    if inputs.ndim > 2:
+        inputs = (255 * inputs.clamp(0, 1)).round() / 255
+    return replace(dataset, inputs=inputs, labels=dataset.labels[:6].repeat(4))
+
+
+CHANGES = {"duplicates": doubled, "near-copies": near_copies, "near-copies, size known": near_copies}
+
+
 def audits(seed: int, attack: str) -> Iterator[tuple[str, Audit]]:
     """Every case for one seed, which has its own networks and batches."""
     sources: dict[str, Dataset] = {"digits": load_dataset("digits"), "photos": load_dataset("photos")}
@@ -105,6 +118,8 @@ def audits(seed: int, attack: str) -> Iterator[tuple[str, Audit]]:
             (name, "3 units an example, larger", 40, "mlp:120,60", ()),
             (name, "one layer, 3 units", 32, "mlp:96", ()),
         ]
+        cases += [(name, title, 8, "mlp:100,60", ()) for title in CHANGES if title != "duplicates"]
+        cases += [(name, "narrow", 4, "mlp:24,24", ()), (name, "two at eight units", 2, "mlp:8", ())]
         for title, change in (("top-k", top_k), ("noise", noise), ("half precision", half)):
             cases.append((name, title, 6, "mlp:100,100", (Changed(title, change),)))
         # Half of the entries dropped, whole small tensors among them, once had 33 dB certified.
@@ -116,7 +131,7 @@ def audits(seed: int, attack: str) -> Iterator[tuple[str, Audit]]:
         ]
     plain = [(*case[:4], "fedsgd", case[4]) for case in cases]
     for name, title, batch_size, network, rule, defenses in [*plain, *ruled]:
-        dataset = doubled(sources[name]) if title == "duplicates" else sources[name]
+        dataset = CHANGES[title](sources[name]) if title in CHANGES else sources[name]
         built = build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed)
         if title == "dead units":
             built = dead_units(built)
@@ -132,6 +147,7 @@ def audits(seed: int, attack: str) -> Iterator[tuple[str, Audit]]:
                 defenses=defenses,
                 attack=build_attack(attack, budget=Budget(seconds=2.0)),
                 batch_size=batch_size,
+                threat_model=ThreatModel(batch_size="known" in title),
                 seed=seed,
             ),
         )

@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from seepage.attacks.budget import Budget
-from seepage.attacks.certificate import Replay, replay
 from seepage.attacks.relulayer import ReLULayer, find_relu_layer
+from seepage.attacks.replay import Replay, replay
 from seepage.attacks.spear import SPEAR
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
@@ -93,5 +93,6 @@ def test_a_bias_gradient_of_another_scale_certifies_nothing(size: int, factor: f
 
 
 def disaggregate(update: GradientUpdate, network: torch.nn.Module, batch: PrivateBatch) -> Reconstruction:
-    seen = ThreatModel().view(network=network, update=update, batch=batch, rule=FedSGD(), classes=2)
+    knows = ThreatModel(batch_size=True)
+    seen = knows.view(network=network, update=update, batch=batch, rule=FedSGD(), classes=2)
     return SPEAR(budget=Budget(samples=200_000))(seen, generator=torch.Generator().manual_seed(0))

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from seepage.attacks.auto import Auto, choose_attack
 from seepage.attacks.budget import Budget
-from seepage.attacks.closing import Solution, better
 from seepage.attacks.exactify import Exactify
 from seepage.attacks.portfolio import Turns
 from seepage.attacks.prism import PRISM
+from seepage.attacks.solution import Solution, better
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import SPEARPlusPlus
 from seepage.data.sources import Dataset, load_dataset
@@ -246,6 +246,7 @@ def solution(certified: int, score: float = 0.5) -> Solution:
         score=torch.full((4,), score, dtype=torch.float64),
         evident=torch.arange(4) < certified,
         firm=torch.arange(4) < certified,
+        lone=torch.ones(4, dtype=torch.bool),
         input_error=torch.zeros(4, dtype=torch.float64),
         tolerance=1e-3,
         error_tol=torch.full((4,), 1e-6, dtype=torch.float64),

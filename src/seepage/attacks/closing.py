@@ -8,62 +8,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from seepage.attacks.certificate import Replay, agree, explains_all, replay, scale_is_known, undisturbed
+from seepage.attacks.certificate import Agreement, agree, undisturbed
 from seepage.attacks.directions import least_apart
 from seepage.attacks.found import Found, Kept, outside
 from seepage.attacks.mixture import Mixture
-from seepage.attacks.warrant import unwarranted
+from seepage.attacks.proving import prove
+from seepage.attacks.solution import Solution
 from seepage.linalg.nullspace import MOST_LEVERAGE, zero_mask
 from seepage.types import Observation
 
-__all__ = ["MOST_SWAPS", "Solution", "better", "choose"]
+__all__ = ["MOST_SWAPS", "choose"]
 
 _INPUT_TOLERANCES = (3e-7, 3e-4)  # relative: every digit of Adult's largest numbers; half a grey level of 8 bits
-_REPLAY_TOLERANCE = 1e-4  # relative, more where the error itself is known less well; still pixel-identical
-_LOOSE_REPLAY = 1e-3  # the most that known rounding of the weights may loosen it to
-_ABOVE_ROUNDING = 20.0  # true examples were seen at 7 to 10 times the rounding expected
 _NO_AGREEMENT = "no example agrees with the units it switches off"
+_NO_ZEROS = "errors without zeros are evidence only together, all examples exactly"
 _OTHER_BIAS = "the bias gradient does not fit the weight gradient: entries of the update were dropped or changed"
-_NO_SCALE = "nothing but the bias gradient tells the scale of the inputs, and the update is not their gradient"
 MOST_SWAPS = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Solution:
-    """A full set of directions, closed.
-
-    Args:
-        inputs: ``[b, n]`` float64.
-        errors: ``[b, m]`` float64, the disaggregated ``dZ``.
-        score: ``[b]`` share of units where zeros and switched-off units agree.
-        evident: ``[b]`` bool: a true example, however rough.
-        firm: ``[b]`` bool: evident though directions that are not *pinned* may be wrong.
-        input_error: ``[b]`` how uncertain rounding or noise of the update leaves the input, as a share of its root mean
-            square.
-        tolerance: the error above which an input is too rough to be called exact.
-        error_tol: ``[b]`` up to which share of their root mean square rounding leaves the entries of each error open.
-        replayed: fact 4, or why it was not asked.
-    """
-
-    inputs: Tensor
-    errors: Tensor
-    score: Tensor
-    evident: Tensor
-    firm: Tensor
-    input_error: Tensor
-    tolerance: float
-    error_tol: Tensor
-    replayed: Replay | str
-
-    @property
-    def rough(self) -> Tensor:
-        """``[b]`` bool: too uncertain to be called exact."""
-        return ~(self.input_error <= self.tolerance)  # what is not a number is rough
-
-    @property
-    def certified(self) -> Tensor:
-        """``[b]`` bool: true and precise."""
-        return self.evident & ~self.rough
 
 
 def choose(
@@ -97,19 +57,7 @@ def choose(
     if mixture.noisy:  # all is rough
         return replace(solution, tolerance=-1.0, replayed="the update is noised")
     solution = replace(solution, tolerance=_INPUT_TOLERANCES[len(observation.input_shape) > 1])
-    return _ask_replay(observation, mixture, solution, generator)
-
-
-def better(before: Solution | None, after: Solution | None) -> Solution | None:
-    """The one that proves more examples, the later one of equals.
-
-    More directions need not choose better: among those left for the last faint examples may be combinations, and with
-    a wrong one among them no example of the batch comes out right.
-    """
-    if before is None or after is None:
-        return before or after
-    proved = [(int(one.certified.sum()), int(one.evident.sum()), float(one.score.sum())) for one in (before, after)]
-    return before if proved[0] > proved[1] else after
+    return prove(observation, mixture, solution, generator)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,11 +137,13 @@ def _close(mixture: Mixture, chosen: _Chosen) -> Solution | None:
     if not bool(inputs.isfinite().all()):
         return None
     tols = mixture.zero_tols(directions)
-    agreement = agree(errors, mixture.preactivations(inputs), zero_tol=tols, margin=mixture.height_tol)
+    agreement = Agreement(score=torch.ones_like(scales), holds=chosen.known)  # of errors without zeros
+    if layer.relu:
+        agreement = agree(errors, mixture.preactivations(inputs), zero_tol=tols, margin=mixture.height_tol)
     zeros = zero_mask(mixture.L, directions, zero_tol=tols)
     evident, firm = (
         true & undisturbed(zeros, doubtful=~true)
-        for true in (agreement.holds & chosen.known, agreement.holds & chosen.pinned)
+        for true in (agreement.holds & chosen.known, agreement.holds & chosen.pinned & layer.relu)
     )
     explained = mixture.noisy or mixture.explains_bias(errors)
     return Solution(
@@ -202,39 +152,9 @@ def _close(mixture: Mixture, chosen: _Chosen) -> Solution | None:
         score=agreement.score,
         evident=evident & explained,
         firm=firm & explained,
+        lone=torch.ones_like(evident),
         input_error=mixture.error_of_inputs(directions.T * scales, inputs, replayed=chosen.replayed),
         tolerance=_INPUT_TOLERANCES[0],
         error_tol=tols,
-        replayed=_NO_AGREEMENT if explained else _OTHER_BIAS,
+        replayed=_OTHER_BIAS if not explained else _NO_AGREEMENT if layer.relu else _NO_ZEROS,
     )
-
-
-def _ask_replay(observation: Observation, mixture: Mixture, solution: Solution, generator: torch.Generator) -> Solution:
-    if not bool(solution.certified.any()):
-        return replace(solution, evident=solution.firm)
-    replayed = replay(observation, mixture.layer, solution.inputs, solution.errors, generator=generator)
-    evident = solution.evident
-    if isinstance(replayed, Replay):
-        tolerance = _replay_tolerance(mixture, solution)
-        same = replayed.residual <= tolerance
-        evident = evident & (same | solution.rough)
-        if not (bool((same & ~solution.rough)[~solution.firm].all()) and explains_all(replayed, sure=evident)):
-            evident = evident & solution.firm
-        announced = observation.latest.batch_size
-        sizes = (mixture.batch_size,) if announced is None else (announced,)
-        if not scale_is_known(replayed, sure=evident & ~solution.rough, tolerance=tolerance, sizes=sizes):
-            evident, replayed = torch.zeros_like(evident), _NO_SCALE
-    elif (doubt := unwarranted(observation, mixture)) is not None:
-        evident, replayed = torch.zeros_like(evident), f"{replayed}, and {doubt}"
-    else:
-        evident = solution.firm
-    return replace(solution, replayed=replayed, evident=evident)
-
-
-def _replay_tolerance(mixture: Mixture, solution: Solution) -> Tensor:
-    """``[b]``: wider for faint errors, and where the update is a difference of rounded weights."""
-    known_to = solution.error_tol.clamp_min(_REPLAY_TOLERANCE)
-    if not mixture.layer.rounding:
-        return known_to
-    expected = mixture.error_of_errors(solution.inputs, solution.errors)
-    return torch.maximum(known_to, (_ABOVE_ROUNDING * expected).clamp_max(_LOOSE_REPLAY))

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.budget import SPENT
-from seepage.attacks.certificate import Replay
-from seepage.attacks.closing import Solution
 from seepage.attacks.mixture import Mixture
+from seepage.attacks.replay import Replay
+from seepage.attacks.solution import Solution
 from seepage.types import Observation, Outcome, Reconstruction
 
 __all__ = ["conclude"]
@@ -47,12 +47,7 @@ def conclude(
         "stopped": stopped,
     }
     if solution is None:
-        reason = (
-            f"No direction that the units of layer {layer.name} give away was found among {cost:,} samples: {stopped}. "
-            f"The batch of {b} may be too large for {len(mixture.L)} units"
-            f"{'; a larger budget may succeed' if stopped == SPENT else ''}."
-        )
-        return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
+        return Reconstruction(outcome=Outcome.FAILED, reason=_nothing(mixture, cost, stopped), stats=stats)
     doubts = _doubts(mixture, observation, solution)
     verdict = "; ".join(doubts) or f"all {b} examples are certified"
     shape = observation.input_shape if layer.reads_input else layer.input_shape
@@ -64,6 +59,20 @@ def conclude(
         layer="" if layer.reads_input else layer.name,
         reason=f"Stopped because {stopped}; {verdict}.",
         stats=stats | _numbers(solution),
+    )
+
+
+def _nothing(mixture: Mixture, cost: int, stopped: str) -> str:
+    b, layer, again = mixture.batch_size, mixture.layer, "; a larger budget may succeed" if stopped == SPENT else ""
+    if not layer.relu:
+        return (
+            f"No input whose activations lie in the spans of later layers' gradients was found from {cost:,} starts: "
+            f"{stopped}. It takes a linear layer behind {layer.name} with more than {b} inputs and outputs, and a "
+            f"network that can be run on one example (no dropout, no batch norm in training mode){again}."
+        )
+    return (
+        f"No direction that the units of layer {layer.name} give away was found among {cost:,} samples: {stopped}. "
+        f"The batch of {b} may be too large for {len(mixture.L)} units{again}."
     )
 
 
@@ -95,6 +104,10 @@ def _doubts(mixture: Mixture, observation: Observation, solution: Solution) -> l
         doubts.append(f"{int(solution.certified.sum())} of {b} examples are certified")
     if rough := int(solution.rough.sum()):
         doubts.append(f"rounding or noise of the update leaves {rough} of them too rough to be called exact")
+    if merged := int((solution.evident & ~solution.lone).sum()):
+        doubts.append(
+            f"{merged} of them may each stand for several: copies, or the mean of examples with the same error"
+        )
     if isinstance(solution.replayed, Replay):
         doubts += _doubts_of_the_whole(solution.replayed)
     elif not bool(solution.certified.any()):

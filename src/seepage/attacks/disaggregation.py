@@ -8,11 +8,12 @@ import time
 import torch
 
 from seepage.attacks.budget import SPENT, Budget
-from seepage.attacks.closing import MOST_SWAPS, Solution, better, choose
+from seepage.attacks.closing import MOST_SWAPS, choose
 from seepage.attacks.conclusion import conclude
 from seepage.attacks.directions import accept, accept_replayed, complete
 from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.mixture import Mixture
+from seepage.attacks.solution import Solution, better
 from seepage.types import INTERRUPTED, Observation, Progress, Reconstruction
 
 __all__ = ["PATIENCE", "disaggregate"]

@@ -1,7 +1,8 @@
-"""Any rough reconstruction made exact, where a ReLU layer allows it (PRISM, steps 2 and 3)."""
+"""Any rough reconstruction made exact, where a linear layer allows it (PRISM, steps 2 and 3)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -11,24 +12,30 @@ from seepage.attacks.directions import round_inputs
 from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.layerattack import invert_layer
 from seepage.attacks.mixture import Mixture
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
+from seepage.attacks.portfolio import Arm
+from seepage.attacks.relulayer import ReLULayer, find_layer
+from seepage.attacks.spans import SpanSearch, random_guesses, read_spans
 from seepage.attacks.spearpp import Completion
 from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["Exactify"]
 
+_LEFT = 0.1  # of a guess's length outside of what is found, below which it was a guess of that
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exactify:
-    """Runs an attack, then takes its inputs as guesses at a ReLU layer and rounds them to the client's own.
+    """Runs an attack, then takes its inputs as guesses at a linear layer and rounds them to the client's own.
 
     A guess says which units its example switches off, and those determine the example's direction, exactly; what is
-    exact leaves the mixture, and the guesses that remain are rounded again in what is left of it. White noise of 8 dB
-    is near enough to start from (benchmarks/results/prism.md).
+    exact leaves the mixture, and the guesses that remain are rounded again in what is left of it. Where units are too
+    few for that, later layers say where to move it (:class:`seepage.attacks.spans.SpanSearch`). White noise of 8 dB is
+    near enough to start from (benchmarks/results/exactify.md).
 
     Args:
         attack: whatever reconstructs inputs of the network.
-        layer: the ReLU layer; the first that fits if ``None``. It has to be the first layer of the network.
+        layer: a layer that goes into a ReLU, or any if later ones are wider than the batch; the first that fits if
+            ``None``. It has to be the first layer of the network.
         budget: of the rounding; a sample is one guess.
     """
 
@@ -52,15 +59,16 @@ class Exactify:
         rough = self.attack(observation, generator=generator, progress=progress)
         if rough.outcome is Outcome.EXACT or rough.inputs is None or rough.layer:
             return rough
-        layer = find_relu_layer(observation, self.layer)
+        layer = find_layer(observation, self.layer)
         if not isinstance(layer, ReLULayer):
             return _noted(rough, f"no layer to round at ({'; '.join(map(str, layer))})")
         if not layer.reads_input:
             return _noted(rough, f"layer {layer.name} is not the first: what was reconstructed are not its inputs")
         exact = invert_layer(
             observation,
-            guesses_first(rough.inputs),
+            guesses_first(rough.inputs, observation),
             layer=self.layer,
+            find=find_layer,
             budget=self.budget,
             generator=generator,
             progress=progress,
@@ -68,25 +76,50 @@ class Exactify:
         return _merged(rough, exact)
 
 
-def guesses_first(inputs: Tensor) -> Proposer:
-    """Proposes the directions of rough ``inputs [k, *shape]``, again after each growth, then of random guesses."""
+def guesses_first(inputs: Tensor, observation: Observation) -> Proposer:
+    """Proposes directions of rough ``inputs [k, *shape]``, again after each growth, then of random guesses.
+
+    Guesses are rounded to the units that they switch off, and where that finds no more, moved until what they cause in
+    later layers lies in the row spaces of those gradients.
+    """
 
     def propose(mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:
-        guesses = inputs.flatten(1).double() @ mixture.factors.right.T  # [k, b], noise off the row space is gone
+        rough = Rough(inputs=inputs.flatten(1).double() @ mixture.factors.right.T)
+        spans = cache(partial(read_spans, observation, mixture, generator))
+        near, anywhere = SpanSearch(spans=spans, guess=rough.left), SpanSearch(spans=spans, guess=random_guesses)
+        arms: list[Arm] = [rough, near, Completion(), anywhere] if mixture.layer.relu else [near, anywhere]
         before = -1
         while before < len(found) < mixture.batch_size:
             before = len(found)
-            basis = mixture.missing(found.directions)
-            left = (guesses @ basis.T) @ basis
-            kept = left.norm(dim=1) > 0.1 * guesses.norm(dim=1)  # the others were guesses of what is found
-            yield Proposals(directions=round_inputs(mixture, left[kept]), cost=int(kept.sum()))
-        completion = Completion()
-        before = -1
-        while before < len(found) < mixture.batch_size:
-            before = len(found)
-            yield completion(mixture, found, generator, effort=1)
+            for arm in arms:
+                yield arm(mixture, found, generator, effort=1)
+                if len(found) > before:
+                    break
 
     return propose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rough:
+    """One arm: the guesses, rounded in what is left of the mixture.
+
+    Args:
+        inputs: ``[k, b]`` as ``p`` of ``x = right^T p``: what lies off the row space is gone.
+    """
+
+    inputs: Tensor
+
+    def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator, *, effort: int) -> Proposals:
+        """One turn; of any ``effort``."""
+        left = self.left(mixture, found, generator)
+        return Proposals(directions=round_inputs(mixture, left), cost=max(len(left), effort))
+
+    def left(self, mixture: Mixture, found: Found, generator: torch.Generator) -> Tensor:
+        """Those of examples that are still missing, ``[k', b]``, in random order."""
+        basis = mixture.missing(found.directions)
+        left = (self.inputs @ basis.T) @ basis
+        kept = left[left.norm(dim=1) > _LEFT * self.inputs.norm(dim=1)]
+        return kept[torch.randperm(len(kept), generator=generator, device=generator.device).to(kept.device)]
 
 
 def _noted(rough: Reconstruction, why: str) -> Reconstruction:

@@ -17,6 +17,8 @@ from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstructi
 
 __all__ = ["LEAST_SHARE", "LayerAttack", "invert_layer"]
 
+Find = Callable[[Observation, str | None], ReLULayer | list[Obstacle]]
+
 LEAST_SHARE = 0.2  # of zeros; far below an example's own share, since `pinned` decides (seepage.linalg.nullspace)
 
 
@@ -49,8 +51,12 @@ class LayerAttack(ABC):
 
     def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
         """Why no layer of the network fits; empty if one does."""
-        layer = find_relu_layer(observation, self.layer)
+        layer = self.find_layer(observation, self.layer)
         return [] if isinstance(layer, ReLULayer) else layer
+
+    def find_layer(self, observation: Observation, name: str | None) -> ReLULayer | list[Obstacle]:
+        """The layer to attack, or why none fits; one that goes into a ReLU if a subclass does not say otherwise."""
+        return find_relu_layer(observation, name)
 
     def __call__(
         self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
@@ -60,6 +66,7 @@ class LayerAttack(ABC):
             observation,
             self.proposer(observation),
             layer=self.layer,
+            find=self.find_layer,
             least_share=self.least_share,
             budget=self.budget,
             generator=generator,
@@ -76,25 +83,27 @@ def invert_layer(
     budget: Budget,
     generator: torch.Generator,
     progress: Progress,
+    find: Find = find_relu_layer,
     least_share: Callable[[int], float] = lambda _: LEAST_SHARE,
     patience: int = PATIENCE,
 ) -> Reconstruction:
     """Factor the gradient of a ReLU layer and disaggregate it; FAILED with the reason where it cannot be factored.
 
     Args:
-        observation: has a layer that fits (:func:`seepage.attacks.relulayer.find_relu_layer`).
+        observation: has a layer that fits.
         propose: the method.
         layer: path of the layer; the first that fits if ``None``.
         budget: when to stop without a certificate.
         generator: all chance of the attack.
         progress: told about directions found.
+        find: the layer to attack.
         least_share: zeros that a direction needs, as a share of the layer's units, from how many they are.
         patience: samples to spend on better directions once there are enough of them.
 
     Raises:
         ValueError: no layer fits; obstacles should have been asked for before.
     """
-    target = find_relu_layer(observation, layer)
+    target = find(observation, layer)
     if not isinstance(target, ReLULayer):
         raise ValueError(f"`observation` should have no obstacles; found {'; '.join(map(str, target))}")
     mixture = mix(target, least_share=least_share(len(target.bias)), generator=generator)

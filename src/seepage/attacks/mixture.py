@@ -189,6 +189,8 @@ def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> 
 
 def _fewest_zeros(factors: LowRank, layer: ReLULayer) -> int:
     """One more than any direction can be given; where nothing else is asked of it, as many as it takes to be pinned."""
+    if not layer.relu:
+        return 0
     others = factors.rank - 1
     if others and layer.gated and not factors.spread:
         return others + 1

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from itertools import chain, zip_longest
+from itertools import chain, product, zip_longest
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.layerattack import LayerAttack
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.portfolio import Arm, take_turns
+from seepage.attacks.relulayer import ReLULayer, find_layer, find_relu_layer
 from seepage.attacks.spans import Spans, SpanSearch, random_guesses, read_spans
+from seepage.attacks.spear import NullSampling
 from seepage.attacks.spearpp import (
     SEARCHES,
     Completion,
@@ -32,7 +34,7 @@ from seepage.linalg.filters import FILTER_BANKS, FilterBank
 from seepage.linalg.ica import Contrast, SoftSign, Tanh, unmix
 from seepage.linalg.nullspace import merge_directions, zero_mask
 from seepage.linalg.sphere import RiemannianAdam
-from seepage.types import Observation
+from seepage.types import Observation, Obstacle
 
 __all__ = ["COUPLINGS", "PRISM", "Unmixing"]
 
@@ -93,13 +95,17 @@ class PRISM(LayerAttack):
         """``prism``."""
         return "prism"
 
+    def find_layer(self, observation: Observation, name: str | None) -> ReLULayer | list[Obstacle]:
+        """A layer that goes into a ReLU, or else the first, whose inputs later layers tell apart."""
+        return (find_layer if self.spans else find_relu_layer)(observation, name)
+
     def proposer(self, observation: Observation) -> Proposer:
         """The way of proposing that fits the inputs of this observation."""
 
         def propose(mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:
             shape = observation.input_shape if mixture.layer.reads_input else ()
             expected = None
-            if self.couplings:
+            if self.couplings and mixture.layer.relu:
                 awake = mixture.awake
                 expected = expected_errors(observation, mixture.layer.name, awake=awake, generator=generator)
             spans = cache(partial(read_spans, observation, mixture, generator))
@@ -115,15 +121,13 @@ class PRISM(LayerAttack):
         expected: Tensor | None,
         spans: Callable[[], Spans | None],
     ) -> list[Arm]:
+        guesses = [*(arm.first_guess for arm in self._unmixing(shape)[:1]), random_guesses] if self.spans else []
+        moved = [SpanSearch(spans=spans, guess=guess) for guess in guesses]
+        if not mixture.layer.relu:
+            return [*([NullSampling()] if mixture.batch_size == 1 else []), *moved]
         sphere: list[Arm] = [SphereSearch(search=search) for search in self.searches]
         coupled: list[Arm] = [CoupledSearch(expected=expected, descent=descent) for descent in self.couplings]
-        unmixing: list[Unmixing] = []
-        if len(shape) > 1:
-            unmixing = [
-                Unmixing(bank=bank, contrast=contrast, shape=shape, samples=self.samples)
-                for contrast in self.contrasts
-                for bank in self.filters
-            ]
+        unmixing = self._unmixing(shape)
         examples, units = mixture.batch_size, len(mixture.white)
         kinds: list[Sequence[Arm]] = [unmixing, coupled, sphere]
         if units >= _EASY * examples:
@@ -133,11 +137,15 @@ class PRISM(LayerAttack):
         late: Sequence[Arm] = coupled if unmixing and units < _ENOUGH * examples else []
         turns = chain(*zip_longest(*(kind for kind in kinds if kind is not late)), late)
         arms = [arm for arm in turns if arm is not None]
-        guesses = [*(arm.first_guess for arm in unmixing[:1]), random_guesses] if self.spans else []
-        moved = [SpanSearch(spans=spans, guess=guess) for guess in guesses]
         if units < _ENOUGH * examples:  # too few zeros for all examples
             return [*arms[:1], *small_batch_arms(mixture), *moved, *arms[1:], Completion()]
         return [*arms[:1], *small_batch_arms(mixture), *arms[1:], Completion(), *moved]
+
+    def _unmixing(self, shape: tuple[int, ...]) -> "list[Unmixing]":
+        if len(shape) < 2:
+            return []
+        ways = product(self.contrasts, self.filters)
+        return [Unmixing(bank=bank, contrast=contrast, shape=shape, samples=self.samples) for contrast, bank in ways]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

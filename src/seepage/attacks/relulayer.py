@@ -1,4 +1,4 @@
-"""The layer that a disaggregation works on: one affine map into a ReLU, and what the update says about it."""
+"""The layer that a disaggregation works on: one affine map, mostly into a ReLU, and what the update says about it."""
 
 from dataclasses import dataclass
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
-from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
+from seepage.networks.layers import Activation, AffineLayer, LayerKind, LayerReading, read_layers
 from seepage.types import Observation, Obstacle, Traces
 
-__all__ = ["ReLULayer", "find_relu_layer"]
+__all__ = ["ReLULayer", "find_input_layer", "find_layer", "find_relu_layer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReLULayer:
-    """``Z = X W^T + bias`` followed by a ReLU, and its gradients.
+    """``Z = X W^T + bias`` followed by a ReLU, if nothing else is said, and its gradients.
 
     Args:
         name: the layer's path in the network.
@@ -29,6 +29,7 @@ class ReLULayer:
         rounding: of the entries of ``weight_gradient``, beyond that of its dtype.
         gated: whether an example's error is zero where its input, at the weights sent out, switches a unit off, and
             elsewhere by accident only: not known of other weights (local steps), and dropout makes zeros of its own.
+        relu: whether a ReLU follows; of other activations errors have no zeros.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ReLULayer:
     reads_input: bool
     rounding: float = 0.0
     gated: bool = True
+    relu: bool = True
 
 
 def find_relu_layer(observation: Observation, name: str | None = None) -> ReLULayer | list[Obstacle]:
@@ -67,11 +69,60 @@ def find_relu_layer(observation: Observation, name: str | None = None) -> ReLULa
     return obstacles or [Obstacle(where="network", reason="has no affine layer.")]
 
 
-def _misfit(layer: AffineLayer, observation: Observation) -> str | None:
+def find_layer(observation: Observation, name: str | None = None) -> ReLULayer | list[Obstacle]:
+    """A layer that goes into a ReLU, or else the first, whose inputs later layers tell apart.
+
+    Raises:
+        InputError: the network has no layer called ``name``.
+    """
+    layer = find_relu_layer(observation, name)
+    if isinstance(layer, ReLULayer):
+        return layer
+    other = find_input_layer(observation, name)
+    return other if isinstance(other, ReLULayer) else [*(one for one in layer if one.where != other[0].where), *other]
+
+
+def find_input_layer(observation: Observation, name: str | None = None) -> ReLULayer | list[Obstacle]:
+    """The named layer, or the first, if it reads the network's input and is linear, whatever follows; or obstacles.
+
+    What its errors say without zeros only a replay can tell: the update has to be a plain gradient, and unless the
+    batch is a single example, a later linear layer has to say which inputs are the batch's.
+
+    Raises:
+        InputError: the network has no layer called ``name``.
+    """
+    reading = read_layers(observation.latest.network, observation.input_shape)
+    layer = reading.layer(name) if name is not None else next(iter(reading.layers), None)
+    if layer is None:
+        return [Obstacle(where="network", reason="has no affine layer.")]
+    reason = _misfit(layer, observation, relu=False)
+    if reason is None and not layer.reads_input:
+        reason = "does not read the network's input: without a ReLU nothing is known of its inputs."
+    if reason is None and (observation.rule is None or not observation.rule.is_gradient):
+        reason = f"is followed by {layer.followed_by}, and without a ReLU the update has to be a plain gradient."
+    if reason is None and observation.latest.batch_size != 1 and not _later_layers(reading, layer, observation):
+        reason = (
+            f"is followed by {layer.followed_by}, and no linear layer comes later that would tell its inputs apart."
+        )
+    return _read(layer, observation) if reason is None else [Obstacle(where=f"layer {layer.name}", reason=reason)]
+
+
+def _later_layers(reading: LayerReading, first: AffineLayer, observation: Observation) -> bool:
+    """Whether a later linear layer with more than one output and input is in the update."""
+    return any(
+        later.kind is LayerKind.LINEAR
+        and later.weight in observation.latest.update
+        and min(later.inputs, later.outputs) > max(observation.latest.batch_size or 1, 1)
+        for later in reading.layers
+        if later.name != first.name
+    )
+
+
+def _misfit(layer: AffineLayer, observation: Observation, *, relu: bool = True) -> str | None:
     update = observation.latest.update
     if layer.kind is not LayerKind.LINEAR:
         return "is a convolution: its gradient sums over positions, so its rank says nothing about the batch."
-    if layer.activation is not Activation.RELU:
+    if relu and layer.activation is not Activation.RELU:
         return f"is followed by {layer.followed_by}, not by a ReLU: its errors have no zeros to read examples off."
     if layer.positions != 1 or layer.calls != 1:
         return f"sees {layer.positions * layer.calls} rows for each example: examples cannot be told from positions."
@@ -111,12 +162,17 @@ def _read(layer: AffineLayer, observation: Observation) -> ReLULayer:
             rounding=0.0
             if observation.rule is None
             else observation.rule.rounding(weight, batch_size=observation.latest.batch_size),
-            gated=_gated(observation),
+            gated=_gated(layer, observation),
+            relu=layer.activation is Activation.RELU,
         )
 
 
-def _gated(observation: Observation) -> bool:
+def _gated(layer: AffineLayer, observation: Observation) -> bool:
     rule, modules = observation.rule, observation.latest.network.modules()
     if any(isinstance(module, _DropoutNd) and module.training and module.p > 0 for module in modules):
         return False
-    return rule is not None and (rule.is_gradient or rule.traces is Traces.AT_START)
+    return (
+        layer.activation is Activation.RELU
+        and rule is not None
+        and (rule.is_gradient or rule.traces is Traces.AT_START)
+    )

@@ -46,7 +46,7 @@ def with_rows(
         ``found`` itself if nothing is to be added; else APPROXIMATE, ``stats["rows"]`` says how many were put in. They
         take the places of the nearest inputs that are uncertified and do not fit; those there already are left out.
     """
-    if found.outcome is Outcome.EXACT or found.stats.get("stopped") == INTERRUPTED:
+    if not layer.relu or found.outcome is Outcome.EXACT or found.stats.get("stopped") == INTERRUPTED:
         return found
     try:
         judge = _judge(observation, layer, factors, generator)

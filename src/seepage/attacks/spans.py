@@ -19,7 +19,8 @@ from seepage.types import Observation
 __all__ = ["SpanSearch", "Spans", "random_guesses", "read_spans"]
 
 _STEPS = 40
-_STARTS = 48  # in one turn
+_STARTS, _FEWEST = 48, 4  # in one turn
+_WORK = 2e12  # multiplications of a turn beyond which it has fewer starts: a minute, between two looks at the budget
 _ENTRIES = 1 << 23  # of Jacobians held at once: 64 MiB
 _CONVERGED = 1e-6  # relative: what float32 leaves of the spans
 _IN_SPAN, _SAME_ERROR = 1e-4, 1e-3  # relative distances beyond which a point is no example
@@ -109,12 +110,13 @@ class SpanSearch:
         spans, basis = self.spans(), mixture.missing(found.directions)  # [k, b]
         if spans is None or not len(basis):
             return Proposals(directions=found.directions[:0], cost=0)
-        rough = self.guess(mixture, found, generator)[:_STARTS]
+        heights = spans.heights @ basis.T  # [m, k]
+        k, rows = len(basis), len(heights) + sum(part.shape[1] for part in spans.bases)
+        each = 2.0 * effort * _STEPS * k * rows * (k + mixture.batch_size)
+        rough = self.guess(mixture, found, generator)[: min(_STARTS, max(_FEWEST, int(_WORK / each)))]
         if not len(rough):
             return Proposals(directions=rough, cost=0)
-        heights = spans.heights @ basis.T  # [m, k]
         starts = _nearer(spans, heights, rough @ basis.T)
-        k, rows = len(basis), len(heights) + sum(part.shape[1] for part in spans.bases)
         ends, costs = levenberg_marquardt(
             lambda point: spans.outside(heights @ point + spans.bias),
             starts,
@@ -125,8 +127,7 @@ class SpanSearch:
         outputs = ends[costs < _IN_SPAN] @ heights.T + spans.bias  # [e, m]
         proved = [direction for row in outputs if (direction := _direction(spans, mixture, row)) is not None]
         directions = torch.stack(proved) if proved else found.directions[:0]
-        work = 2.0 * len(starts) * effort * _STEPS * k * rows * (k + mixture.batch_size)
-        return Proposals(directions=directions, cost=len(starts), work=work, replayed=True)
+        return Proposals(directions=directions, cost=len(starts), work=each * len(starts), replayed=True)
 
 
 def random_guesses(mixture: Mixture, found: Found, generator: torch.Generator) -> Tensor:
@@ -145,7 +146,7 @@ def _nearer(spans: Spans, heights: Tensor, starts: Tensor) -> Tensor:
 
 
 def _direction(spans: Spans, mixture: Mixture, outputs: Tensor) -> Tensor | None:
-    """``[b]``: the error of the label that lies in the column space, zero where ``outputs [m]`` are off."""
+    """``[b]``: the error of the label that lies in the column space, zero where ``outputs [m]`` of a ReLU are off."""
     errors = normalize(spans.tail.errors(outputs), dim=1)  # [C, m]
     left = mixture.factors.left
     inside = errors @ left  # [C, b]
@@ -153,8 +154,11 @@ def _direction(spans: Spans, mixture: Mixture, outputs: Tensor) -> Tensor | None
     best = int(distance.argmin())
     if not float(distance[best]) <= _SAME_ERROR:
         return None
+    direction: Tensor = inside[best]
+    if not mixture.layer.relu:
+        return normalize(direction, dim=0)
     off = (outputs < -_OFF * outputs.square().mean().sqrt())[mixture.awake]
-    direction, rows = inside[best], mixture.L[off]
+    rows = mixture.L[off]
     if len(rows):
         squares, vectors = torch.linalg.eigh(rows.T @ rows)  # ascending
         kernel = max(1, int((squares <= _KERNEL**2 * squares[-1]).sum()))

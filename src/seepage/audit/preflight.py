@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from seepage.attacks.labels import label_obstacles
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
+from seepage.attacks.relulayer import ReLULayer, find_input_layer, find_relu_layer
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
-from seepage.networks.layers import AffineLayer, LayerReading, read_layers
+from seepage.networks.layers import AffineLayer, LayerKind, LayerReading, read_layers
 from seepage.types import PrivateBatch, ThreatModel
 
 __all__ = ["Preflight", "inspect_network"]
@@ -22,6 +22,7 @@ class Preflight:
     Args:
         reading: the layers, and parameters of other kinds.
         obstacles: one sentence for each layer, ``None`` where exact inversion is possible.
+        spanned: the first layer, if it goes into no ReLU and later layers tell its inputs apart (PRISM); else ``None``.
         parameters: how many numbers the network has.
         classes: how many the labels tell apart.
         label_obstacle: why labels cannot be restored from the last layer, ``None`` if they can.
@@ -29,15 +30,22 @@ class Preflight:
 
     reading: LayerReading
     obstacles: tuple[str | None, ...]
+    spanned: AffineLayer | None
     parameters: int
     classes: int
     label_obstacle: str | None
 
     @property
     def attackable(self) -> AffineLayer | None:
-        """The first layer that exact inversion is possible at."""
+        """The first layer whose zeros exact inversion can read."""
         pairs = zip(self.reading.layers, self.obstacles, strict=True)
         return next((layer for layer, obstacle in pairs if obstacle is None), None)
+
+    @property
+    def span_limit(self) -> int:
+        """Batches below so many examples have spans at some layer behind ``spanned``; 0 if there is none."""
+        later = [layer for layer in self.reading.layers if layer.kind is LayerKind.LINEAR and layer != self.spanned]
+        return max((min(layer.inputs, layer.outputs) for layer in later), default=0) if self.spanned else 0
 
 
 def inspect_network(network: nn.Module, *, input_shape: tuple[int, ...], classes: int) -> Preflight:
@@ -62,9 +70,11 @@ def inspect_network(network: nn.Module, *, input_shape: tuple[int, ...], classes
     for layer in reading.layers:
         found = find_relu_layer(observation, layer.name)
         obstacles.append(None if isinstance(found, ReLULayer) else found[0].reason)
+    first = find_input_layer(observation)
     return Preflight(
         reading=reading,
         obstacles=tuple(obstacles),
+        spanned=reading.layer(first.name) if isinstance(first, ReLULayer) and not first.relu else None,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         classes=classes,
         label_obstacle=str(unlabelled[0]) if unlabelled else None,

@@ -116,7 +116,7 @@ def print_layers(found: Preflight) -> None:
     for heading in ("layer", "kind", "inputs", "outputs", "followed by", "exact inversion"):
         table.add_column(heading, overflow="fold")
     for layer, obstacle in zip(found.reading.layers, found.obstacles, strict=True):
-        verdict = "possible" if obstacle is None else obstacle
+        verdict = "possible" if obstacle is None else "by later layers" if layer == found.spanned else obstacle
         table.add_row(layer.name, layer.kind, str(layer.inputs), str(layer.outputs), layer.followed_by, verdict)
     out.print(table)
     if found.reading.others:
@@ -136,8 +136,16 @@ def print_theory(found: Preflight, batch_size: int) -> None:
 
 
 def _print_spear(found: Preflight, batch_size: int) -> None:
-    layer = found.attackable
-    if layer is None:
+    layer, spanned = found.attackable, found.spanned
+    if spanned is not None:
+        out.print(
+            f"PRISM at layer {spanned.name}: no ReLU is needed where later layers tell its inputs apart. Batches below "
+            f"{min(spanned.inputs, spanned.outputs, found.span_limit)} examples, found all or not certified; measured "
+            "to 160 at 400 units (benchmarks/results/activations.md). auto takes it.",
+            markup=False,
+            soft_wrap=True,
+        )
+    if layer is None and spanned is None:
         out.print(
             "SPEAR: no layer fits. auto matches gradients instead (ig): approximations, no certificate; it needs the "
             "batch size (--knows batch-size) where the labels do not tell it. One image of a vision transformer with "
@@ -145,6 +153,7 @@ def _print_spear(found: Preflight, batch_size: int) -> None:
             markup=False,
             soft_wrap=True,
         )
+    if layer is None:
         return
     limit = min(layer.inputs, layer.outputs)
     out.print(
