@@ -22,11 +22,7 @@ def line(rate: float, steps: int, attack: str, size: int, seeds: int) -> str:
     exact = sum(one.exact_examples for one in findings) / examples
     seen = sum(one.recognisable_examples for one in findings) / examples
     sure = sum(sum(one.certified) for one in findings) / examples
-    wrong = sum(
-        certain and not truth
-        for one in findings
-        for certain, truth in zip(one.certified, one.scores.get("exact") or [], strict=True)  # type: ignore[arg-type]
-    )
+    wrong = sum(one.wrong_certified for one in findings)
     ranks = sorted({str(one.stats.get("batch_size", "none")) for one in findings})
     broke = sum(one.error is not None for one in findings)
     return (

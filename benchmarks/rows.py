@@ -118,11 +118,7 @@ def run(cell: Cell, seed: int) -> Finding:
 def line(cell: Cell, searched: list[Finding], read: list[Finding]) -> str:
     """One row of the results."""
     held = sum(sum(value is True for value in one.scores.get("rows") or []) for one in read)  # type: ignore[union-attr]
-    wrong = sum(
-        sure and not truth
-        for one in read
-        for sure, truth in zip(one.certified, one.scores.get("exact") or [], strict=True)  # type: ignore[arg-type]
-    )
+    wrong = sum(one.wrong_certified for one in read)
     broke = sum(one.error is not None or bool(one.obstacles) for one in (*searched, *read))
     counts = (
         sum(one.exact_examples for one in searched),

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from seepage.audit.findings import Finding, read_findings
+from seepage.audit.findings import Finding
+from seepage.audit.findingsfile import read_findings
 from seepage.audit.sweep import TIMES, canonical_digest
 
 RESULTS = Path(__file__).parent / "results" / "sweep.md"

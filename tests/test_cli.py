@@ -2,13 +2,16 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from seepage.audit.findings import read_findings
+from seepage.audit.findingsfile import read_findings
 from seepage.cli import main
 from seepage.networks.weights import save_weights
 from seepage.networks.zoo import build_network
@@ -272,8 +275,27 @@ def test_a_full_disk_is_told_as_what_it_is(
     monkeypatch.setattr("seepage.audit.folder.write_findings", full)
     assert audit(tmp_path) == 3
     said = " ".join(capsys.readouterr().err.split())
-    assert "a file could not be read or written: [Errno 28] No space left on device" in said
+    assert f"{tmp_path.name}/run could not be written: No space left on device. What was found before is kept" in said
     assert "fault of seepage" not in said
+
+
+def test_names_that_are_no_text_are_told_and_written(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    for number in range(4):
+        image = folder / "data" / f"{chr(0xDCFF)}{number % 2}" / f"{number}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images(4)[number]).save(image)
+    command = [sys.executable, "-m", "seepage", "audit", "--data", folder / "data", "--network", "mlp:60"]
+    run = subprocess.run(
+        [*command, "--batch-size", "2", "--budget", "5s", "--out", folder / "run"], capture_output=True, check=False
+    )
+    assert run.returncode == 1, run.stderr
+    assert os.fsencode(folder / "run" / "report.html") in run.stdout
+    assert "caf\\xe9" in json.loads((folder / "run" / "run.json").read_text(encoding="utf8"))["data"]
 
 
 def test_a_fault_that_cannot_even_be_shown_is_no_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

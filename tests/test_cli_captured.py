@@ -292,5 +292,6 @@ def test_the_attack_opens_no_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def forbidden(*_: object) -> None:
         raise AssertionError("the truth was opened")
 
-    monkeypatch.setattr("seepage.cli.captured.read_truth", forbidden)
+    monkeypatch.setattr("seepage.cli.score.read_truth", forbidden)
+    monkeypatch.setattr("seepage.federated.truth.read_truth", forbidden)
     assert attack(tmp_path, "--update", str(tmp_path / "b")) == 1

@@ -18,7 +18,7 @@ from seepage.attacks.labelsbetween import restore_between
 from seepage.attacks.pooled import PooledEmbedding
 from seepage.attacks.rlg import RLG
 from seepage.audit.catalogue import build_rule
-from seepage.audit.findings import read_findings
+from seepage.audit.findingsfile import read_findings
 from seepage.cli import main
 from seepage.data.sources import draw_batch, load_dataset
 from seepage.errors import InputError

@@ -9,11 +9,13 @@ import torch
 
 from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
-from seepage.audit.findings import ControlCase, Finding, findings_schema, read_findings, write_findings
+from seepage.audit.findings import ControlCase, Finding
+from seepage.audit.findingsfile import findings_schema, read_findings, write_findings
 from seepage.audit.folder import RunFolder
 from seepage.audit.record import Verdict, record, verdict
 from seepage.audit.run import Audit
 from seepage.audit.scoring import score
+from seepage.audit.sweep import SweepFolder
 from seepage.cli.show import finding_line
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError
@@ -184,9 +186,27 @@ def test_a_run_is_taken_up_where_it_was_left(tmp_path: Path) -> None:
 
 
 def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path, described(audit()))
+    plan = audit()
+    RunFolder.open(tmp_path, described(plan)).add(next(iter(plan())))
     with pytest.raises(InputError, match="seed"):
         RunFolder.open(tmp_path, described(audit(seed=1)))
+
+
+def test_a_run_that_was_killed_before_its_first_finding_is_in_nobodys_way(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, described(audit()))
+    orphan = tmp_path / "artifacts" / "batch-000-spear.safetensors"
+    orphan.write_bytes(b"a picture whose finding was never written")
+    folder = RunFolder.open(tmp_path, described(audit(seed=1)))
+    assert not orphan.exists()
+    assert folder.findings == []
+    assert json.loads((tmp_path / "run.json").read_text())["seed"] == 1
+
+
+def test_but_the_shards_of_a_sweep_are(tmp_path: Path) -> None:
+    SweepFolder.open(tmp_path, {"plan": "x"})
+    (tmp_path / "shards" / "a.jsonl").write_text("")
+    with pytest.raises(InputError, match="another run"):
+        RunFolder.open(tmp_path, described(audit()))
 
 
 def test_a_file_in_the_way_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -268,3 +288,13 @@ def test_a_leak_within_the_threshold_hides_no_rows_beyond_it(found: list[Finding
     assert verdict([part], batches=1, threshold=1.0) is Verdict.NOTHING_LEAKED
     none_left = changed(part, scores={**one, "rows": [True] + [False] * (size - 1)})
     assert verdict([none_left], batches=1, threshold=0.5) is Verdict.NOTHING_LEAKED
+
+
+def test_silence_about_a_network_that_was_not_understood_is_inconclusive(found: list[Finding]) -> None:
+    silent = changed(found[0], outcome="failed", certified=[], scores={}, control=PASSED)
+    assert verdict([silent], batches=1, threshold=0.0) is Verdict.NOTHING_LEAKED
+    unread = changed(silent, unread=["gru.weight_ih_l0"])
+    assert verdict([unread], batches=1, threshold=0.5) is Verdict.INCONCLUSIVE
+    assert not unread.conclusive
+    assert "gru.weight_ih_l0 was not understood" in summarize([unread]).sentences[0]
+    assert verdict([changed(found[0], unread=["gru.weight_ih_l0"])], batches=1, threshold=0.0) is Verdict.LEAKED

@@ -5,7 +5,8 @@ import torch
 
 from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
-from seepage.audit.captured import Attacked, CapturedAudit
+from seepage.audit.attacked import Attacked
+from seepage.audit.captured import CapturedAudit
 from seepage.audit.catalogue import build_rule
 from seepage.audit.claimed import Guess, claimed_rule
 from seepage.audit.record import Verdict

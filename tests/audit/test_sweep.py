@@ -11,7 +11,8 @@ import pytest
 
 from seepage.audit.cell import Cell, Shard, shards_of
 from seepage.audit.engines import LocalPool
-from seepage.audit.findings import Finding, read_findings
+from seepage.audit.findings import Finding
+from seepage.audit.findingsfile import read_findings
 from seepage.audit.sweep import SweepFolder, canonical, canonical_digest, sweep
 from seepage.audit.work import run_shard
 from seepage.cli import main
@@ -159,3 +160,12 @@ def test_the_command_ends_with_the_verdict_and_refuses_places(
     assert ends(plain.format("mlp:50:gelu"), "refused") == 3
     assert ends(plain.format("mlp:{width}"), "places") == 2
     assert "frontier" in capsys.readouterr().err
+
+
+def test_a_sweep_that_was_killed_before_its_first_shard_is_in_nobodys_way(tmp_path: Path) -> None:
+    SweepFolder.open(tmp_path, {"data": "digits"})
+    kept = SweepFolder.open(tmp_path, {"data": "photos"})
+    (shard,) = shards_of(cell(), size=1)
+    kept.write(shard, run_shard(shard))
+    with pytest.raises(InputError, match="differs in data"):
+        SweepFolder.open(tmp_path, {"data": "digits"})

@@ -165,3 +165,25 @@ def test_pictures_and_numbers_that_come_out_nearly_are_exposed() -> None:
     assert found.finding.exact_examples == 0
     assert found.exposed == [0, 1]
     assert found.verdict is Verdict.LEAKED
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"network": lambda x: x}, "`network` should be a torch.nn.Module; found function"),
+        ({"network": nn.LazyLinear(5)}, "found lazy ones"),
+        ({"defenses": "noise:0.1"}, "found the text 'noise:0.1'"),
+        ({"seed": -1}, "`seed` should be at least 0; found -1"),
+    ],
+)
+def test_what_is_none_of_it_is_said_by_its_name(changed: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        audit_batch(**{"network": network(), "batch": batch(2), **changed})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.half, torch.bfloat16])
+def test_any_precision_is_audited(dtype: torch.dtype) -> None:
+    inputs, labels = batch(3)
+    found = audit_batch(network().to(dtype), (inputs.to(dtype), labels))
+    assert found.verdict is Verdict.LEAKED
+    assert found.finding.wrong_certified == 0

@@ -7,7 +7,8 @@ from xml.etree import ElementTree as Xml
 
 import pytest
 
-from seepage.audit.findings import Finding, write_findings
+from seepage.audit.findings import Finding
+from seepage.audit.findingsfile import write_findings
 from seepage.cli import main
 
 ROOT = Path(__file__).parents[2]

@@ -100,7 +100,7 @@ class Tied(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(self.a(x).tanh()).tanh()
         x = self.twin(self.b(x).relu()).relu()
-        return self.fc(self.twisted(x) @ self.twisted.weight.T)
+        return self.fc(self.twisted(x) @ self.twisted.weight)
 
 
 class Masked(nn.Module):

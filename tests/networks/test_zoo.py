@@ -172,6 +172,7 @@ def test_names_of_the_zoo_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
         build("mlp:make")
 
 
-def test_a_network_that_fits_into_no_memory_is_bad_input() -> None:
+@pytest.mark.parametrize("width", ["99999999999999", "9" * 30])
+def test_a_network_that_fits_into_no_memory_is_bad_input(width: str) -> None:
     with pytest.raises(InputError, match="should fit into memory"):
-        build_network("mlp:99999999999999", input_shape=(3, 32, 32), classes=10, seed=0)
+        build_network(f"mlp:{width}", input_shape=(3, 32, 32), classes=10, seed=0)

@@ -236,8 +236,28 @@ def test_a_diverging_client_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("epochs", 0), ("lr", 0.0), ("lr", float("nan")), ("momentum", 1.0), ("weight_decay", -0.1), ("local_batch", 0)],
+    [
+        ("epochs", 0),
+        ("epochs", 10**9),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("momentum", 1.0),
+        ("weight_decay", -0.1),
+        ("local_batch", 0),
+    ],
 )
 def test_an_option_out_of_range_is_named(option: str, value: float) -> None:
     with pytest.raises(InputError, match=f"`{option}`"):
         FedAvg(**{option: value})  # type: ignore[arg-type]
+
+
+def test_steps_beyond_any_client_are_refused_before_the_first() -> None:
+    network, batch = setting()
+    with pytest.raises(InputError, match="100,000 local steps at most; found"):
+        FedAvg(epochs=100_000, local_batch=1)(network, batch, chance())
+
+
+def test_a_local_batch_beyond_the_examples_is_all_of_them() -> None:
+    network, batch = setting()
+    whole, beyond = (FedAvg(local_batch=size)(network, batch, chance()) for size in (len(batch), 10**30))
+    assert all(beyond[name].equal(value) for name, value in whole.items())

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seepage.audit.findings import Finding, write_findings
+from seepage.audit.findings import Finding
+from seepage.audit.findingsfile import write_findings
 
 MakeFinding = Callable[..., Finding]
 MakeRun = Callable[..., Path]

@@ -127,6 +127,11 @@ def draw_blueprint(
     Raises:
         InputError: the network cannot be read, or this kind does not fit it.
     """
+    read = [one for one in read_layers(network, input_shape).layers if network.get_parameter(one.weight).requires_grad]
+    if turned := [layer.weight for layer in read if layer.transposed]:
+        raise InputError(
+            f"Weights should be stored [outputs, inputs] for an attack network; found {', '.join(turned)}."
+        )
     layers = tuple(
         GradientLayer(
             weight=layer.weight,
@@ -136,8 +141,7 @@ def draw_blueprint(
             linear=layer.kind is LayerKind.LINEAR and layer.positions == 1 and layer.calls == 1,
             reads_input=layer.reads_input,
         )
-        for layer in read_layers(network, input_shape).layers
-        if network.get_parameter(layer.weight).requires_grad
+        for layer in read
     )
     return Blueprint(
         kind=kind, layers=layers, input_shape=tuple(input_shape), examples=examples, width=width, buckets=buckets

@@ -29,7 +29,7 @@ class LastLayer:
     """The layer that ends in one logit a class, and what the client sent for it. All float64.
 
     Args:
-        name: as in ``named_modules()``.
+        name: as in ``named_modules()`` where it is a module (:class:`seepage.networks.layers.AffineLayer`).
         W: ``[C, m]``.
         b: ``[C]``, zeros if the layer has none.
         gW: ``[C, m]``.
@@ -115,13 +115,13 @@ def last_layer(observation: Observation) -> LastLayer | Obstacle:
     if refusal_ is not None:
         return Obstacle(where=f"layer {layer.name}", reason=refusal_)
     parameters = dict(latest.network.named_parameters())
-    gW, bias, rule = latest.update[layer.weight], layer.bias, observation.rule
+    gW, bias, rule = layer.matrix(latest.update), layer.bias, observation.rule
     examples = latest.batch_size if latest.labels is None else len(latest.labels)
     deviation = rule.deviation(batch_size=examples) if isinstance(rule, NoisyRule) else 0.0
     none = torch.zeros(len(gW), dtype=torch.float64, device=gW.device)
     read = LastLayer(
         name=layer.name,
-        W=parameters[layer.weight].detach().double(),
+        W=layer.matrix(parameters).detach().double(),
         b=none if bias is None else parameters[bias].detach().double(),
         gW=gW.double(),
         gb=none if bias is None else latest.update[bias].double(),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seepage.attacks.chain import Link
+from seepage.attacks.link import Link
 
 __all__ = ["LayerSystem", "Moments", "moments"]
 

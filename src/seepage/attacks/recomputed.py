@@ -1,15 +1,15 @@
 """The gradient of a whole reconstructed batch against the update that the client sent."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from seepage.attacks.relulayer import ReLULayer
+from seepage.networks.watching import WatchedLayer
 from seepage.types import Observation
 
 __all__ = ["Batch", "update_gap", "within_rounding"]
@@ -93,27 +93,15 @@ def _gradient(observation: Observation, layer: ReLULayer, batch: Batch) -> tuple
     network = observation.latest.network
     state = {name: value.detach() for name, value in (*network.named_parameters(), *network.named_buffers())}
     free = {name: state[name].detach().requires_grad_() for name in observation.latest.update if name in state}
-    module = dict(network.named_modules()).get(layer.name)
-    if module is None:
-        raise RuntimeError(f"{layer.name} is no module")
-    with torch.enable_grad(), _output(module) as seen:
-        logits = functional_call(network, {**state, **free}, (batch.examples,))
-        if not seen:
-            raise RuntimeError(f"module {layer.name} is not called")
+    with torch.enable_grad():
+        with WatchedLayer(layer.read) as watched:
+            logits = functional_call(network, {**state, **free}, (batch.examples,))
+        if watched.outputs is None:
+            raise RuntimeError(f"layer {layer.name} is not called")
         losses = cross_entropy(logits, batch.labels, reduction="none")
         loss = (batch.weights.to(losses) * losses).sum()
-        *gradients, errors = torch.autograd.grad(loss, [*free.values(), seen[0]], materialize_grads=True)
+        *gradients, errors = torch.autograd.grad(loss, [*free.values(), watched.outputs], materialize_grads=True)
     return dict(zip(free, gradients, strict=True)), errors.double()
-
-
-@contextmanager
-def _output(module: nn.Module) -> Iterator[list[Tensor]]:
-    seen: list[Tensor] = []
-    handle = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def _distance(update: Mapping[str, Tensor], gradient: Mapping[str, Tensor]) -> float:

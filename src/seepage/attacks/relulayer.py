@@ -18,6 +18,7 @@ class ReLULayer:
 
     Args:
         name: the layer's path in the network.
+        read: all that was read of it.
         weight: ``W [m, n]``.
         bias: ``[m]``.
         weight_gradient: ``gW = dZ^T X [m, n]``.
@@ -32,6 +33,7 @@ class ReLULayer:
     """
 
     name: str
+    read: AffineLayer
     weight: Tensor
     bias: Tensor
     weight_gradient: Tensor
@@ -61,6 +63,9 @@ def find_relu_layer(observation: Observation, name: str | None = None) -> ReLULa
         if reason is None:
             return _read(layer, observation)
         obstacles.append(Obstacle(where=f"layer {layer.name}", reason=reason))
+    unread = [one for one in reading.unaccounted if one in observation.latest.update] if name is None else []
+    if unread:
+        obstacles.append(Obstacle(where=", ".join(unread[:3]), reason="not understood: in no layer that was read."))
     return obstacles or [Obstacle(where="network", reason="has no affine layer.")]
 
 
@@ -123,7 +128,11 @@ def _misfit(layer: AffineLayer, observation: Observation, *, relu: bool = True) 
         return f"sees {layer.positions * layer.calls} rows for each example: examples cannot be told from positions."
     if layer.bias is None:
         return "has no bias: the gradient leaves the scale of each example open."
-    for parameter, shape in ((layer.weight, (layer.outputs, layer.inputs)), (layer.bias, (layer.outputs,))):
+    size = (layer.outputs, layer.inputs)
+    for parameter, shape in (
+        (layer.weight, size[::-1] if layer.transposed else size),
+        (layer.bias, (layer.outputs,)),
+    ):
         if parameter not in update:
             return f"the update holds no gradient of {parameter} (frozen, encrypted or withheld)."
         if tuple(update[parameter].shape) != shape:
@@ -137,20 +146,22 @@ def _misfit(layer: AffineLayer, observation: Observation, *, relu: bool = True) 
 
 def _read(layer: AffineLayer, observation: Observation) -> ReLULayer:
     parameters = dict(observation.latest.network.named_parameters())
+    update, weight = observation.latest.update, layer.matrix(parameters).detach()
     assert layer.bias is not None  # _misfit refused layers without one
     with torch.no_grad():
         return ReLULayer(
             name=layer.name,
-            weight=parameters[layer.weight].detach(),
+            read=layer,
+            weight=weight,
             bias=parameters[layer.bias].detach(),
-            weight_gradient=observation.latest.update[layer.weight],
-            bias_gradient=observation.latest.update[layer.bias],
+            weight_gradient=layer.matrix(update),
+            bias_gradient=update[layer.bias],
             bias_name=layer.bias,
             input_shape=layer.input_shape,
             reads_input=layer.reads_input,
             rounding=0.0
             if observation.rule is None
-            else observation.rule.rounding(parameters[layer.weight], batch_size=observation.latest.batch_size),
+            else observation.rule.rounding(weight, batch_size=observation.latest.batch_size),
             gated=_gated(layer, observation),
             relu=layer.activation is Activation.RELU,
         )

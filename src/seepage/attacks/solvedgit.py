@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seepage.attacks.chain import Link, read_chain
+from seepage.attacks.chain import read_chain
 from seepage.attacks.distances import Squared
 from seepage.attacks.layersystem import LayerSystem, Moments, moments
+from seepage.attacks.link import Link
 from seepage.attacks.objective import Objective, make_objective
 from seepage.networks.layers import Activation
 from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on

@@ -7,13 +7,38 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
+from seepage.networks.watching import WatchedLayer
 
-__all__ = ["Alike", "Client", "held_as_rows", "layer_inputs", "units_alone"]
+__all__ = ["Alike", "Client", "exposing_scores", "held_as_rows", "layer_inputs", "units_alone"]
 
 Alike = Callable[[Tensor, Tensor], Tensor]  # of guesses and originals, [b, *shape] each: which show their original
 Client = Callable[[nn.Module], object]  # runs the network on the batch, as the client did whose update is attacked
 
 _ROUGH = 0.01  # of an example's length, by which its row may differ from it: 40 dB, as numbers are recognisable
+
+
+def exposing_scores(
+    network: nn.Module,
+    inputs: Tensor,
+    update: Mapping[str, Tensor],
+    *,
+    layer: str = "",
+    client: Client | None = None,
+    shows: Alike | None = None,
+) -> dict[str, list[int] | list[bool]]:
+    """For each example why it is exposed: ``units_alone``, ``rows``, and ``rows_shown`` where that says more.
+
+    Args:
+        network, inputs, update: see :func:`held_as_rows`.
+        layer: what the attack worked on, see :func:`units_alone`.
+        client: see :func:`layer_inputs`.
+        shows: of pictures, which are recognisable.
+    """
+    rows = held_as_rows(network, inputs, update)
+    shown = None if shows is None else held_as_rows(network, inputs, update, shows)
+    alone = units_alone(network, inputs, layer, client)
+    found = {"units_alone": alone, "rows": rows, "rows_shown": shown if shown != rows else None}
+    return {name: values for name, values in found.items() if values is not None}
 
 
 def units_alone(network: nn.Module, inputs: Tensor, layer: str = "", client: Client | None = None) -> list[int] | None:
@@ -59,7 +84,7 @@ def held_as_rows(
     if found is None or found.bias is None or not {found.weight, found.bias} <= set(update):
         return None
     alone, rows = _alone(network, inputs, found, None)
-    weight, bias = update[found.weight].double(), update[found.bias].double()
+    weight, bias = found.matrix(update).double(), update[found.bias].double()
     sizes = bias.abs() * alone.to(bias)  # [b, m]
     units = sizes.argmax(dim=1)
     there = sizes.gather(1, units[:, None])[:, 0] > 0
@@ -81,22 +106,21 @@ def layer_inputs(network: nn.Module, layer: str, inputs: Tensor, client: Client 
         client: takes the client's own steps again: where dropout or noise stands before the layer, another pass would
             feed it with other numbers than those that are in the update. ``None``: one pass will do.
     """
-    return _watched(network, layer, inputs, client)[0]
+    return _watched(network, read_layers(network, tuple(inputs.shape[1:])).layer(layer), inputs, client)[0]
 
 
 def _layer(network: nn.Module, inputs: Tensor, name: str) -> AffineLayer | None:
-    found = [one for one in read_layers(network, tuple(inputs.shape[1:])).layers if _fits(one, name)]
-    return found[0] if found and found[0].name in dict(network.named_modules()) else None
+    return next((one for one in read_layers(network, tuple(inputs.shape[1:])).layers if _fits(one, name)), None)
 
 
 def _alone(network: nn.Module, inputs: Tensor, layer: AffineLayer, client: Client | None) -> tuple[Tensor, Tensor]:
     """``[b, m]`` bool, units that one example alone switches on; and the layer's inputs ``[b, n]``."""
-    rows, heights = (one.reshape(len(inputs), -1) for one in _watched(network, layer.name, inputs, client))
+    rows, heights = (one.reshape(len(inputs), -1) for one in _watched(network, layer, inputs, client))
     on = heights > 0  # [b, m]
     return on & (on.sum(dim=0) == 1), rows
 
 
-def _watched(network: nn.Module, layer: str, inputs: Tensor, client: Client | None) -> tuple[Tensor, Tensor]:
+def _watched(network: nn.Module, layer: AffineLayer, inputs: Tensor, client: Client | None) -> tuple[Tensor, Tensor]:
     """A layer's input and output, ``b`` each, in the order of ``inputs``."""
     if client is not None:
         seen = _in_order(inputs, _passes(network, layer, client))
@@ -113,18 +137,24 @@ def _one_pass(network: nn.Module, inputs: Tensor) -> None:
         functional_call(network, buffers, (inputs,))
 
 
-def _passes(network: nn.Module, layer: str, client: Client) -> list[tuple[Tensor, Tensor, Tensor]]:
+def _passes(network: nn.Module, layer: AffineLayer, client: Client) -> list[tuple[Tensor, Tensor, Tensor]]:
     """For each pass: what the network was fed with, and the layer's input and output. Copies keep the hooks."""
     fed: list[Tensor] = []
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    handles = [
-        network.register_forward_pre_hook(lambda _, given: fed.append(given[0].detach())),
-        network.get_submodule(layer).register_forward_hook(
-            lambda _, given, output: seen.append((fed[-1], given[0].detach(), output.detach()))
-        ),
-    ]
+    watched = WatchedLayer(layer)
+
+    def begin(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        fed.append(given[0].detach())
+        watched.restart()
+
+    def end(_: nn.Module, __: object, ___: object) -> None:
+        if watched.inputs is not None and watched.outputs is not None:
+            seen.append((fed[-1], watched.inputs.detach(), watched.outputs.detach()))
+
+    handles = [network.register_forward_pre_hook(begin), network.register_forward_hook(end)]
     try:
-        client(network)
+        with watched:
+            client(network)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,18 +1,14 @@
 """One row of an audit: plain values, one JSON line; could-not-run, failed and found-nothing stay apart."""
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from seepage.errors import InputError
 from seepage.types import INTERRUPTED
 
-__all__ = ["ControlCase", "Finding", "Score", "findings_schema", "read_findings", "write_findings"]
+__all__ = ["ControlCase", "Finding", "Score"]
 
 Score = float | bool | None
 _OF_LABELS = ("exact_vector", "wrong_certified")
@@ -47,7 +43,8 @@ class Finding(BaseModel):
     counts the units of the attacked layer that only this example switches on, and ``scores["rows"]`` says whether a row
     of the update is this example, whatever the attack made of it; ``scores["rows_shown"]``, of pictures where that
     tells more, whether a row shows it recognisably. ``scores["certified_beyond"]``, where there are any, is a number:
-    certified examples left over when all of the batch had found theirs, and like none of them.
+    certified examples left over when all of the batch had found theirs, and like none of them. ``unread`` names
+    matrices of the update whose part in the network was not understood: silence says nothing then.
 
     Of an attack that restores labels and no inputs, ``scores`` holds numbers for the whole batch (``leacc``, ``lnacc``,
     ``exact_vector``, ``l1_half``, ``wrong_certified``), ``true_labels`` the truth in the batch's order, and
@@ -74,6 +71,7 @@ class Finding(BaseModel):
     certified: list[bool] = Field(default_factory=list)
     scores: dict[str, list[Score] | float | None] = Field(default_factory=dict)
     columns: dict[str, list[str | None]] = Field(default_factory=dict)
+    unread: list[str] = Field(default_factory=list)
     labels: list[int] | None = None
     true_labels: list[int] | None = None
     layer: str = ""
@@ -183,11 +181,12 @@ class Finding(BaseModel):
     def settles(self, share: float) -> bool:
         """Whether it can be told if more than this share of the batch was given away.
 
-        It can where more was; where no more was, only beside a passed control (if nothing was), and if what the attack
-        overlooked is within the share as well. A wrong certificate leaves nothing certain but what leaked.
+        It can where more was; where no more was, only beside a passed control (if nothing was), if what the attack
+        overlooked is within the share as well, and if all of the network was understood. A wrong certificate leaves
+        nothing certain but what leaked.
         """
         most = share * self.batch_size
-        if self.wrong_certified and self.given_away <= most:
+        if (self.wrong_certified or self.unread) and self.given_away <= most:
             return False
         sure = not self.silent or (self.control is not None and self.control.passed)
         return self.ended and (self.given_away > most or (sure and self.given_away + self.overlooked <= most))
@@ -214,38 +213,3 @@ class Finding(BaseModel):
         sure = exact if isinstance(exact, list) else [False] * self.batch_size
         near = psnr if isinstance(psnr, list) else [None] * self.batch_size
         return [a is True or (b is not None and b >= least_psnr) for a, b in zip(sure, near, strict=True)]
-
-
-def findings_schema() -> Mapping[str, Any]:
-    """The JSON schema of one line of ``findings.jsonl``."""
-    return Finding.model_json_schema()
-
-
-def write_findings(path: Path, findings: Iterable[Finding]) -> None:
-    """Write all findings, one JSON line each; the file is replaced whole or not at all."""
-    text = "".join(finding.model_dump_json() + "\n" for finding in findings)
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text, encoding="utf8")
-    partial.replace(path)
-
-
-def read_findings(path: Path) -> list[Finding]:
-    """Read a findings file.
-
-    Raises:
-        InputError: the file is missing or a line is not a finding; the message names the file and the line.
-    """
-    try:
-        lines = path.read_text(encoding="utf8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Could not read the findings file {path}: {error}.") from error
-    findings = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            findings.append(Finding.model_validate(json.loads(line)))
-        except (json.JSONDecodeError, ValidationError) as error:
-            first = "; ".join(str(error).splitlines()[:3])
-            raise InputError(f"{path}, line {number}, should be a finding (schema 1); found: {first}.") from error
-        if findings[-1].batch_size == 0:
-            raise InputError(f"{path}, line {number}, should be of a batch of at least 1 example; found 0.")
-    return findings

@@ -9,7 +9,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from seepage.audit.findings import Finding, read_findings, write_findings
+from seepage.audit.findings import Finding
+from seepage.audit.findingsfile import read_findings, write_findings
 from seepage.audit.run import Audited
 from seepage.errors import InputError
 
@@ -43,8 +44,10 @@ class RunFolder:
     def open(cls, path: Path, record: Mapping[str, Any]) -> "RunFolder":
         """Start a run in ``path``, or take up the same run where it was interrupted.
 
+        What was killed before its first finding leaves nothing to take up, and so nothing in the way of another run.
+
         Raises:
-            InputError: the folder cannot be written, or holds another run.
+            InputError: the folder cannot be written, or holds findings of another run.
         """
         try:
             (path / "artifacts").mkdir(parents=True, exist_ok=True)
@@ -56,8 +59,10 @@ class RunFolder:
                 f"`--out` should be a folder that can be written; found {path}: {error.strerror}."
             ) from error
         folder = cls(path=path, record=dict(record), findings=[])
-        if (path / "run.json").exists() or (path / "findings.jsonl").exists():
+        if (path / "findings.jsonl").exists() or any(path.glob("shards/*.jsonl")):  # of a sweep
             folder._take_up()
+        elif (path / "run.json").exists():
+            folder._clear()
         folder._write_record(complete=False)
         return folder
 
@@ -110,6 +115,11 @@ class RunFolder:
             )
         if (self.path / "findings.jsonl").exists():
             self.findings = read_findings(self.path / "findings.jsonl")
+
+    def _clear(self) -> None:
+        """Pictures that belong to no finding: their run was killed between the two."""
+        for picture in (self.path / "artifacts").glob("batch-*.safetensors*"):
+            picture.unlink()
 
     def _write_record(self, *, complete: bool) -> None:
         partial = self.path / "run.json.partial"

@@ -8,6 +8,7 @@ from seepage.audit.cell import Cell
 from seepage.audit.findings import Finding
 from seepage.audit.plan import Plan
 from seepage.audit.tomlfile import Table
+from seepage.audit.unread import unread_words
 from seepage.errors import InputError
 
 __all__ = ["Axis", "Bisection", "Interval", "Point", "at", "grouped", "median_interval", "read_axis", "recovered_share"]
@@ -135,6 +136,9 @@ def recovered_share(findings: Sequence[Finding], axis: Axis, *, seed: int, place
     ]
     if not why and recovered < axis.share * examples <= recovered + overlooked:
         why = [f"inconclusive: it overlooked {overlooked} examples that the update holds as rows"]
+    unread = next((one.unread for one in findings if one.unread), None)
+    if not why and unread and recovered < axis.share * examples:
+        why = [f"inconclusive: {unread_words(unread)}"]
     if why or not findings:
         return Point(seed=seed, place=place, recovered=None, examples=examples, why=why[0] if why else "no findings")
     return Point(seed=seed, place=place, recovered=recovered / examples, examples=examples)

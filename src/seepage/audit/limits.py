@@ -140,6 +140,7 @@ def _check(finding: Finding, line: int, limits: Limits) -> Check:
     leaked = limits.exact_share if limits.leaked_share is None else limits.leaked_share
     if finding.ended and not finding.settles(leaked) and not limits.allow_inconclusive:
         why = "overlooked what the update holds as rows" if finding.overlooked else "has no passed positive control"
+        why = "did not understand all of the network" if finding.unread else why
         message = f"The attack {'found nothing and ' if finding.silent else ''}{why}: its silence says nothing."
         return Check(finding=finding, line=line, ending=Ending.INCONCLUSIVE, rule="inconclusive", message=message)
     return Check(finding=finding, line=line, ending=Ending.PASSED)

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
-from seepage.audit.run import Audit, versions
+from seepage.audit.run import Audit
 from seepage.types import ThreatModel
 
 __all__ = ["Verdict", "record", "verdict"]

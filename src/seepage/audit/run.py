@@ -1,22 +1,20 @@
 """One way from a private batch to a finding: rule, defenses, threat model, attack; then the truth, and only then."""
 
 import copy
-import platform
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-import seepage
-from seepage.audit.activity import held_as_rows, layer_inputs, units_alone
+from seepage.audit.activity import exposing_scores, layer_inputs
+from seepage.audit.chances import chance
+from seepage.audit.environment import peak_memory_mib, versions
 from seepage.audit.findings import Finding, Score
 from seepage.audit.labelcatalogue import LABEL_ATTACKS
 from seepage.audit.scoring import Scored, score
+from seepage.audit.unread import unread_parameters
 from seepage.data.sources import Dataset, InputKind, draw_batch
 from seepage.errors import InputError
 from seepage.metrics import recognisable_images
@@ -34,7 +32,7 @@ from seepage.types import (
     go_on,
 )
 
-__all__ = ["Audit", "Audited", "versions"]
+__all__ = ["Audit", "Audited"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,22 +99,28 @@ class Audit:
         reconstruction, error = None, None
         if not obstacles:
             try:
-                reconstruction = self.attack(observation, generator=self._chance(index, "attack"), progress=progress)
+                reconstruction = self.attack(
+                    observation, generator=chance(self.seed, index, "attack"), progress=progress
+                )
             except Exception as raised:  # a crash is a row of its own, never "found nothing"
                 error = f"{type(raised).__name__}: {raised}"
         if reconstruction is not None and reconstruction.stats.get("stopped") == NOT_BEGUN:
             obstacles, reconstruction = [f"{self.attack.name}: {reconstruction.reason}"], None
         seconds = time.monotonic() - started
-        scored = Scored()
+        scored, unread = Scored(), list[str]()
         if reconstruction is not None:
-            scored = self._scored(reconstruction, network, batch, observation.latest.update, index)
+            sent = observation.latest.update
+            scored = self._scored(reconstruction, network, batch, sent, index)
+            if not self._of_labels(reconstruction):
+                unread = unread_parameters(network, sent, observation.input_shape)
         finding = self._finding(
             index=index,
             obstacles=obstacles,
-            reconstruction=reconstruction,
+            found=reconstruction,
             error=error,
             scored=scored,
             seconds=seconds,
+            unread=unread,
         )
         return Audited(finding=finding, pictures=scored.pictures)
 
@@ -126,20 +130,20 @@ class Audit:
         """The truth meets the reconstruction; of an inner layer, with the client's own draws of dropout."""
 
         def client(watched: nn.Module) -> object:
-            return self.rule(watched, batch, self._chance(index, "client"))
+            return self.rule(watched, batch, chance(self.seed, index, "client"))
 
         taken = client if self.rule.is_gradient else None  # local steps feed an inner layer anew each time
         scored = score(found, batch, self.dataset, lambda layer: layer_inputs(network, layer, batch.inputs, taken))
-        of_labels = found.inputs is None and found.labels is not None
-        if not of_labels and self.attack.name not in LABEL_ATTACKS:
-            alone = units_alone(network, batch.inputs, found.layer, taken if found.layer else None)
-            rows = held_as_rows(network, batch.inputs, sent)
-            shown = (
-                held_as_rows(network, batch.inputs, sent, self._shows) if self.dataset.kind is InputKind.IMAGE else None
+        if not self._of_labels(found):
+            shows = self._shows if self.dataset.kind is InputKind.IMAGE else None
+            exposed = exposing_scores(
+                network, batch.inputs, sent, layer=found.layer, client=taken if found.layer else None, shows=shows
             )
-            exposed = {"units_alone": alone, "rows": rows, "rows_shown": shown if shown != rows else None}
-            scored.scores |= {name: list[Score](values) for name, values in exposed.items() if values is not None}
+            scored.scores |= {name: list[Score](values) for name, values in exposed.items()}
         return scored
+
+    def _of_labels(self, found: Reconstruction) -> bool:
+        return self.attack.name in LABEL_ATTACKS or (found.inputs is None and found.labels is not None)
 
     def _shows(self, guesses: Tensor, originals: Tensor) -> Tensor:
         """Which pictures are recognisable, ``[b]`` bool, of inputs as the network sees them."""
@@ -147,17 +151,17 @@ class Audit:
         return recognisable_images(found.clamp(0, 1), true).to(guesses.device)
 
     def _draw(self, index: int) -> PrivateBatch:
-        batch, _ = draw_batch(self.dataset, batch_size=self.batch_size, generator=self._chance(index, "data"))
+        batch, _ = draw_batch(self.dataset, batch_size=self.batch_size, generator=chance(self.seed, index, "data"))
         return PrivateBatch(inputs=batch.inputs.to(self.device, self.dtype), labels=batch.labels.to(self.device))
 
     def _observe(self, network: nn.Module, batch: PrivateBatch, index: int) -> Observation:
-        generator = self._chance(index, "client")
+        generator = chance(self.seed, index, "client")
         try:
             update = self.rule(network, batch, generator)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            shape = list(batch.inputs.shape)
+            shape, why = list(batch.inputs.shape), (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"The network {self.network_name} should take inputs of shape {shape}; found: {_first_line(error)}."
+                f"The network {self.network_name} should take inputs of shape {shape}; found: {why}."
             ) from error
         for defense in self.defenses:
             update = defense(update, generator)
@@ -171,23 +175,17 @@ class Audit:
             bounds=(low.to(batch.inputs), high.to(batch.inputs)),
         )
 
-    def _chance(self, index: int, purpose: str) -> torch.Generator:
-        """A generator of its own for each batch and purpose: what one draws never moves another."""
-        key = (index, ("data", "client", "attack").index(purpose))
-        state = np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(state) >> 1)
-
     def _finding(
         self,
         *,
         index: int,
         obstacles: list[str],
-        reconstruction: Reconstruction | None,
+        found: Reconstruction | None,
         error: str | None,
         scored: Scored,
         seconds: float,
+        unread: list[str],
     ) -> Finding:
-        found = reconstruction
         return Finding(
             attack=self.attack.name,
             network=self.network_name,
@@ -206,34 +204,13 @@ class Audit:
             certified=scored.certified,
             scores=scored.scores,
             columns=scored.columns,
+            unread=unread,
             labels=None if found is None or found.labels is None else sorted(found.labels.tolist()),
             true_labels=scored.true_labels,
             layer="" if found is None else found.layer,
             stats={} if found is None else dict(found.stats),
             seconds=seconds,
-            peak_memory_mib=_peak_memory_mib(self.device),
+            peak_memory_mib=peak_memory_mib(self.device),
             device=str(self.device),
             versions=versions(),
         )
-
-
-def versions() -> dict[str, str]:
-    """Of what a figure may depend on."""
-    return {
-        "seepage": seepage.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    """Peak so far of the whole process, or of what torch allocated on a GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,8 @@ from typing import Any
 
 from seepage.audit.cell import Shard
 from seepage.audit.engines import Engine
-from seepage.audit.findings import Finding, read_findings, write_findings
+from seepage.audit.findings import Finding
+from seepage.audit.findingsfile import read_findings, write_findings
 from seepage.errors import InputError
 
 __all__ = ["DIGITS", "TIMES", "SweepFolder", "canonical", "canonical_digest", "sweep"]
@@ -77,6 +78,8 @@ class SweepFolder:
         _replace(self.path / "run.json", json.dumps(dict(record), indent=2) + "\n")
 
     def _check(self, record: Mapping[str, Any]) -> None:
+        if not any(self.path.glob("shards/*.jsonl")) and not (self.path / "findings.jsonl").exists():
+            return  # killed before its first result: nothing to take up, and nothing in the way
         try:
             before = json.loads((self.path / "run.json").read_text(encoding="utf8"))
         except FileNotFoundError:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import build_attack, build_defense, build_rule
+from seepage.audit.chances import chance
 from seepage.audit.control import with_control
 from seepage.audit.findings import Finding
 from seepage.audit.record import Verdict, verdict
@@ -91,20 +92,9 @@ def audit_batch(
     Raises:
         InputError: a name is not known, or network and batch do not fit.
     """
+    _refuse_misfits(network, defenses, seed)
     private = batch if isinstance(batch, PrivateBatch) else _batch_of(batch)
-    inputs = private.inputs.detach().cpu().float()
-    if classes is None:
-        classes = _outputs(network, private.inputs)
-    dataset = Dataset(
-        name="a batch",
-        kind=InputKind.OTHER,
-        inputs=inputs,
-        labels=private.labels.cpu(),
-        class_names=tuple(str(number) for number in range(classes)),
-        normalization=make_normalization("none", inputs),
-        table=None,
-        sha256="",
-    )
+    dataset = _dataset_of(private, _outputs(network, private.inputs) if classes is None else classes)
     audit = Audit(
         network=network,
         network_name=type(network).__name__,
@@ -119,8 +109,33 @@ def audit_batch(
         device=private.inputs.device,
     )
     (audited,) = with_control(audit)
-    _, order = draw_batch(dataset, batch_size=len(private), generator=audit._chance(0, "data"))
+    _, order = draw_batch(dataset, batch_size=len(private), generator=chance(seed, 0, "data"))
     return Findings(finding=audited.finding, order=tuple(order.tolist()))
+
+
+def _dataset_of(batch: PrivateBatch, classes: int) -> Dataset:
+    inputs = batch.inputs.detach().cpu().float()
+    return Dataset(
+        name="a batch",
+        kind=InputKind.OTHER,
+        inputs=inputs,
+        labels=batch.labels.cpu(),
+        class_names=tuple(str(number) for number in range(classes)),
+        normalization=make_normalization("none", inputs),
+        table=None,
+        sha256="",
+    )
+
+
+def _refuse_misfits(network: object, defenses: object, seed: int) -> None:
+    if not isinstance(network, nn.Module):
+        raise InputError(f"`network` should be a torch.nn.Module; found {type(network).__name__}.")
+    if any(isinstance(one, nn.parameter.UninitializedParameter) for one in network.parameters()):
+        raise InputError("`network` should have all its parameters; found lazy ones: call it on a batch first.")
+    if isinstance(defenses, str):
+        raise InputError(f"`defenses` should be a list of defenses; found the text {defenses!r}.")
+    if seed < 0:
+        raise InputError(f"`seed` should be at least 0; found {seed}.")
 
 
 def _batch_of(batch: tuple[Tensor, Tensor]) -> PrivateBatch:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from seepage.audit.cell import Cell, Shard, build_audit
 from seepage.audit.control import with_control
+from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
-from seepage.audit.run import versions
 
 __all__ = ["broken_rows", "run_shard"]
 

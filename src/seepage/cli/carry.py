@@ -4,13 +4,15 @@ import shlex
 import sys
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from seepage.audit.control import with_control
 from seepage.audit.folder import RunFolder
 from seepage.audit.record import Verdict, record, verdict
 from seepage.audit.run import Audit
 from seepage.cli.show import Watch, err, finding_line
 from seepage.cli.show import out as console
-from seepage.errors import InputError
+from seepage.errors import InputError, SeepageError, readable
 from seepage.report.html import write_report
 
 __all__ = ["carry_out"]
@@ -18,8 +20,9 @@ __all__ = ["carry_out"]
 
 def carry_out(plan: Audit, out: Path, *, redact: bool, threshold: float, budget: str, weights: Path | None) -> Verdict:
     """Run the plan into its folder, write the report whatever happened, and say how it ended."""
-    command = shlex.join(["seepage", *sys.argv[1:]])
-    described = record(plan, command=command, budget=budget, weights=None if weights is None else str(weights))
+    command = readable(shlex.join(["seepage", *sys.argv[1:]]))
+    loaded = None if weights is None else readable(str(weights))
+    described = record(plan, command=command, budget=budget, weights=loaded)
     folder = RunFolder.open(out, described)
     if folder.done:
         err.print(f"Taking up the run in {out}: {len(folder.done)} of {plan.batches} batches are there.", markup=False)
@@ -32,6 +35,12 @@ def carry_out(plan: Audit, out: Path, *, redact: bool, threshold: float, budget:
     except InputError:
         folder.withdraw()
         raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SeepageError(
+            f"{readable(str(out))} could not be written: {reason}. What was found before is kept, and the same command "
+            "goes on from there."
+        ) from error
     if not watch.interrupted:
         folder.close()
     if not folder.findings:

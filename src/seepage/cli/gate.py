@@ -8,11 +8,12 @@ import typer
 from rich.table import Table
 
 from seepage.audit.compare import Change, compare
-from seepage.audit.findings import Finding, read_findings
+from seepage.audit.findings import Finding
+from seepage.audit.findingsfile import read_findings
 from seepage.audit.limits import Check, Ending, check, read_thresholds
 from seepage.audit.record import Verdict
 from seepage.cli.show import out as console
-from seepage.errors import InputError
+from seepage.errors import InputError, readable
 from seepage.report.gatefiles import junit, sarif, title, write_text
 from seepage.report.record import planned_batches, read_record
 
@@ -35,7 +36,7 @@ def gate(
     limits = read_thresholds(thresholds)
     findings = _findings(run)
     checks = check(findings, limits)
-    write_text(junit_file or run / "gate.xml", junit(checks, run=str(run)))
+    write_text(junit_file or run / "gate.xml", junit(checks, run=readable(str(run))))
     write_text(sarif_file or run / "gate.sarif", sarif(checks, findings_file=run / "findings.jsonl"))
     for one in checks:
         if one.ending is not Ending.PASSED:

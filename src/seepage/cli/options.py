@@ -10,23 +10,31 @@ import torch
 import typer
 
 from seepage.attacks.budget import Budget
-from seepage.audit.catalogue import DEFENSES, RULES
+from seepage.audit.catalogue import ATTACKS, DEFENSES, RULES
 from seepage.errors import InputError
 from seepage.types import ThreatModel
 
 __all__ = [
+    "AttackOption",
     "BatchSizeOption",
+    "BatchesOption",
     "BudgetOption",
+    "DataOption",
     "DefenseOption",
     "DeviceOption",
     "Dtype",
+    "DtypeOption",
     "KnowsOption",
+    "LayerOption",
     "NetworkOption",
+    "NormalizeOption",
     "OutOption",
     "RedactOption",
     "RuleOption",
     "SeedOption",
+    "SizeOption",
     "StatedRuleOption",
+    "TargetOption",
     "ThreadsOption",
     "ThresholdOption",
     "WeightsOption",
@@ -104,6 +112,21 @@ ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads; all cores if left out.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
+
+
+DataOption = Annotated[
+    str, typer.Option("--data", metavar="SOURCE", help=".npz, IDX (.gz), image folder, .csv, or digits, photos.")
+]
+AttackOption = Annotated[str, typer.Option("--attack", help=f"One of: {', '.join(ATTACKS)}, git:FILE, module:factory.")]
+LayerOption = Annotated[str | None, typer.Option("--layer", help="Layer to attack; the first that fits if left out.")]
+BatchesOption = Annotated[int, typer.Option("--batches", min=1, help="How many batches to draw and attack.")]
+NormalizeOption = Annotated[
+    str,
+    typer.Option("--normalize", metavar="HOW", help="channel, none, or MEAN,...:STD,... (decides how much leaks)."),
+]
+TargetOption = Annotated[str | None, typer.Option("--target", help="A table's label column; the last if left out.")]
+SizeOption = Annotated[int | None, typer.Option("--size", min=1, help="Resize and crop images to SIZE x SIZE.")]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Precision of network and data.")]
 
 
 def parse_budget(text: str) -> Budget:

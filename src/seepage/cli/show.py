@@ -11,6 +11,7 @@ from rich.table import Table
 from seepage.attacks.spear import expected_samples, failure_probability
 from seepage.audit.findings import Finding
 from seepage.audit.preflight import Preflight
+from seepage.audit.unread import unread_words
 
 __all__ = ["Watch", "err", "finding_line", "out", "print_layers", "print_theory"]
 
@@ -101,6 +102,8 @@ def _control(finding: Finding) -> str:
         return f" The update holds {held}, which the attack overlooked."
     if not finding.silent or case is None:
         return ""
+    if case.passed and finding.unread:
+        return f" Inconclusive: {unread_words(finding.unread)}."
     if case.passed and rows:
         return f" Inconclusive: the update holds {held}, which the attack overlooked."
     if case.passed:
@@ -119,7 +122,12 @@ def print_layers(found: Preflight) -> None:
     if found.reading.others:
         out.print(f"no affine layers: {', '.join(found.reading.others)}", markup=False)
     if found.reading.unaccounted:
-        out.print(f"unaccounted parameters: {', '.join(found.reading.unaccounted)}", markup=False)
+        out.print(
+            f"not understood: {', '.join(found.reading.unaccounted)}. There may be a layer that gives examples away: "
+            "an audit that finds nothing in this network is inconclusive.",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def print_theory(found: Preflight, batch_size: int) -> None:

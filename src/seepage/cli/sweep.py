@@ -18,10 +18,10 @@ from rich.table import Table
 
 from seepage.audit.cell import Shard, shards_of
 from seepage.audit.engines import Engine
+from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
 from seepage.audit.plan import Plan, has_place, read_plan
 from seepage.audit.record import Verdict, verdict
-from seepage.audit.run import versions
 from seepage.audit.sweep import DIGITS, SweepFolder, canonical_digest
 from seepage.audit.sweep import sweep as compute
 from seepage.cli.engines import EngineName, EngineOption, WorkersOption, open_engine
@@ -29,7 +29,7 @@ from seepage.cli.options import OutOption, ThresholdOption
 from seepage.cli.show import err
 from seepage.cli.show import out as console
 from seepage.data.sources import load_dataset
-from seepage.errors import InputError
+from seepage.errors import InputError, readable
 from seepage.report.tallies import Tally, tallies
 
 __all__ = ["compute_shown", "sweep", "sweep_record"]
@@ -74,7 +74,7 @@ def sweep_record(plan: Plan, *, findings: int) -> dict[str, Any]:
     weights = hashlib.sha256(Path(cell.weights).read_bytes()).hexdigest() if cell.weights else None
     return {
         "schema_version": 1,
-        "command": shlex.join(["seepage", *sys.argv[1:]]),
+        "command": readable(shlex.join(["seepage", *sys.argv[1:]])),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "plan": plan.source.read_text(encoding="utf8"),
         "cells": len(plan.cells),

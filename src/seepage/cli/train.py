@@ -9,7 +9,7 @@ import typer
 from seepage.attacks.blueprint import InverterKind, draw_blueprint
 from seepage.attacks.inverterfile import save_inverter
 from seepage.attacks.training import Trained, Training, train_inverter
-from seepage.cli.options import NetworkOption, SeedOption, ThreadsOption, WeightsOption, set_threads
+from seepage.cli.options import NetworkOption, SeedOption, SizeOption, ThreadsOption, WeightsOption, set_threads
 from seepage.cli.show import Watch
 from seepage.cli.show import out as console
 from seepage.data.sources import draw_batch, load_dataset
@@ -24,6 +24,14 @@ train = typer.Typer(
 )
 
 
+_ScalingOption = Annotated[
+    str, typer.Option("--normalize", metavar="HOW", help="As the client does: none, channel, MEAN,...:STD,....")
+]
+_CheckpointOption = Annotated[
+    Path | None, typer.Option("--checkpoint", metavar="FILE", help="Written each epoch; taken up if it stands.")
+]
+
+
 @train.command()
 def git(
     network: NetworkOption,
@@ -34,13 +42,9 @@ def git(
     pairs: Annotated[int | None, typer.Option("--pairs", min=2, help="Public examples; all if left out.")] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Most passes over them.")] = 40,
     width: Annotated[int, typer.Option("--width", min=1, help="Units of its hidden layers.")] = 512,
-    normalize: Annotated[
-        str, typer.Option("--normalize", metavar="HOW", help="As the client does: none, channel, MEAN,...:STD,....")
-    ] = "channel",
-    size: Annotated[int | None, typer.Option("--size", min=1, help="Resize and crop images to SIZE x SIZE.")] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", metavar="FILE", help="Written each epoch; taken up if it stands.")
-    ] = None,
+    normalize: _ScalingOption = "channel",
+    size: SizeOption = None,
+    checkpoint: _CheckpointOption = None,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,

@@ -98,4 +98,4 @@ def digest_files(paths: Sequence[Path], *, root: Path | None = None) -> str:
         return digests[0]
     names = [path.relative_to(root).as_posix() if root else path.name for path in paths]
     lines = "".join(f"{digest}  {name}\n" for digest, name in zip(digests, names, strict=True))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()

@@ -14,7 +14,7 @@ from seepage.data.folders import read_folder
 from seepage.data.loaded import BYTES_LIMIT, LoadedImages
 from seepage.data.normalization import Normalization, make_normalization
 from seepage.data.tabular import TableEncoding
-from seepage.errors import InputError
+from seepage.errors import InputError, readable
 from seepage.types import PrivateBatch
 
 __all__ = ["BUNDLED", "Dataset", "InputKind", "Normalization", "draw_batch", "load_dataset"]
@@ -164,11 +164,11 @@ def _read_images(source: str, path: Path, size: int | None) -> LoadedImages:
 def _images(source: str, loaded: LoadedImages, *, normalize: str, size: int | None) -> Dataset:
     inputs = loaded.inputs if size is None else _resize(loaded.inputs, size)
     return Dataset(
-        name=source,
+        name=readable(source),
         kind=InputKind.IMAGE,
         inputs=inputs,
         labels=loaded.labels,
-        class_names=loaded.class_names,
+        class_names=tuple(map(readable, loaded.class_names)),
         normalization=make_normalization(normalize, inputs),
         table=None,
         sha256=loaded.sha256,
@@ -178,11 +178,11 @@ def _images(source: str, loaded: LoadedImages, *, normalize: str, size: int | No
 def _table(source: str, path: Path, *, normalize: str, target: str | None) -> Dataset:
     loaded = read_table(path, target=target)
     return Dataset(
-        name=source,
+        name=readable(source),
         kind=InputKind.TABLE,
         inputs=loaded.inputs,
         labels=loaded.labels,
-        class_names=loaded.class_names,
+        class_names=tuple(map(readable, loaded.class_names)),
         normalization=make_normalization(normalize, loaded.inputs),
         table=loaded.encoding,
         sha256=loaded.sha256,

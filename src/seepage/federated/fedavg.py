@@ -14,7 +14,9 @@ from seepage.federated.client import BatchNorm, chance, client_copy, demand, sta
 from seepage.federated.wording import write
 from seepage.types import GradientUpdate, LocalSteps, PrivateBatch, Traces
 
-__all__ = ["FedAvg", "Optimizer"]
+__all__ = ["MOST_STEPS", "FedAvg", "Optimizer"]
+
+MOST_STEPS = 100_000  # of a client: half a minute of a small network; more is rather a slip of the pen
 
 
 class Optimizer(enum.StrEnum):
@@ -32,7 +34,7 @@ class FedAvg:
     computed in the network's own dtype: in float32 the difference of nearly equal weights carries their rounding.
 
     Args:
-        epochs: passes over the client's batch, at least 1.
+        epochs: passes over the client's batch, at least 1; 100,000 local steps are the most that a client takes.
         local_batch: examples a local step, the last of an epoch may have fewer; the whole batch if ``None``.
         lr: learning rate, above 0.
         momentum: of SGD, in [0, 1).
@@ -59,7 +61,7 @@ class FedAvg:
     statistics: bool = False
 
     def __post_init__(self) -> None:
-        demand("epochs", self.epochs, least=1)
+        demand("epochs", self.epochs, least=1, most=MOST_STEPS)
         demand("accumulate", self.accumulate, least=1)
         demand("lr", self.lr, least=0, strictly=True)
         demand("momentum", self.momentum, least=0)
@@ -155,8 +157,13 @@ class FedAvg:
         """Parameters before minus after, of every trainable parameter that the loss depends on.
 
         Raises:
-            InputError: the local training diverged.
+            InputError: the local training diverged, or would take more than 100,000 steps.
         """
+        if self.steps(len(batch)) > MOST_STEPS:
+            found = f"{self.steps(len(batch)):,} for {len(batch)} examples"
+            raise InputError(
+                f"`epochs` and `local_batch` should make {MOST_STEPS:,} local steps at most; found {found}."
+            )
         client = client_copy(network, self.batch_norm)
         trainable = {name: value for name, value in client.named_parameters() if value.requires_grad}
         before = {name: value.detach().clone() for name, value in trainable.items()}
@@ -194,7 +201,7 @@ class FedAvg:
             order = torch.arange(examples)
             if self.shuffle:
                 order = torch.randperm(examples, generator=generator, device=generator.device)
-            batches = torch.split(order, self.local_batch or examples)
+            batches = torch.split(order, min(self.local_batch or examples, examples))
             for start in range(0, len(batches), self.accumulate):
                 yield tuple(batches[start : start + self.accumulate])
 

@@ -14,6 +14,7 @@ __all__ = [
     "OTHER_ACTIVATIONS",
     "REORDERS",
     "RESHAPES",
+    "TRANSPOSITIONS",
     "UNDERSTOOD",
     "WORDS",
     "Activation",
@@ -71,6 +72,8 @@ RESHAPES = frozenset(
     }
 )
 REORDERS = frozenset({"permute", "transpose", "t", "T", "mT", "movedim", "moveaxis", "swapaxes", "swapdims"})
+# They may turn a matrix over; whether they do is seen from the result.
+TRANSPOSITIONS = REORDERS | {"H", "mH", "adjoint", "swapaxes", "swapdims"}
 DROPOUTS = frozenset(
     {"dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d"}
 )

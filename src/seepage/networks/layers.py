@@ -2,24 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from torch import nn
+from torch import Tensor, nn
 
 from seepage.errors import InputError
-from seepage.networks.functions import (
-    AFFINE,
-    DROPOUTS,
-    OTHER_ACTIVATIONS,
-    REORDERS,
-    RESHAPES,
-    UNDERSTOOD,
-    WORDS,
-    Activation,
-)
-from seepage.networks.tracing import Call, Trace, trace_forward
+from seepage.networks.flow import followed_by, is_input, is_layer, live_calls, stray_parameters
+from seepage.networks.functions import AFFINE, Activation
+from seepage.networks.recorder import Call
+from seepage.networks.tracing import Trace, trace_forward
 
 __all__ = ["Activation", "AffineLayer", "LayerKind", "LayerReading", "read_layers"]
 
@@ -36,7 +29,8 @@ class AffineLayer:
     """One layer ``Z = X W^T + bias``, with ``X [rows, inputs]``, ``W [outputs, inputs]``.
 
     Args:
-        name: the module's path such as ``fc.0``; for a bare parameter its own name.
+        name: the module's path such as ``fc.0``; the weight's own name where no module puts out ``Z``: of a bare
+            parameter, of a module that ends in its activation, of a weight stored transposed.
         kind: linear or convolution.
         weight: the weight's name as in ``named_parameters()``.
         bias: the bias's name; ``None`` if there is none, or if another layer uses the same one.
@@ -48,6 +42,9 @@ class AffineLayer:
         input_shape: shape of the layer's input for one example.
         reads_input: its input is the network's input itself, at most reshaped.
         calls: how often one forward pass calls it; the shapes are those of the first call.
+        fed, born: the functions that take ``X`` and put out ``Z`` at the first call, and how many calls of that name
+            come before; they differ where the bias is added after the product.
+        transposed: whether the weight is stored ``[inputs, outputs]``, as in ``x @ W``; see :meth:`matrix`.
     """
 
     name: str
@@ -62,6 +59,14 @@ class AffineLayer:
     input_shape: tuple[int, ...]
     reads_input: bool
     calls: int
+    fed: tuple[str, int]
+    born: tuple[str, int]
+    transposed: bool = False
+
+    def matrix(self, values: Mapping[str, Tensor]) -> Tensor:
+        """``[outputs, inputs, *kernel]``: of weights or gradients by parameter name, this layer's, as ``W`` stands."""
+        found = values[self.weight]
+        return found.T if self.transposed else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,15 +107,17 @@ def read_layers(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReadin
         InputError: the forward pass fails for ``[b, *input_shape]``, or its output is not ``[b, classes]``.
     """
     trace = trace_forward(network, tuple(input_shape))
-    calls = _live(trace)
+    calls = live_calls(trace)
     layer_calls: dict[str, list[Call]] = {}
     for call in calls:
-        if _is_layer(call) and call.weight is not None:
+        if is_layer(call) and call.weight is not None:
             layer_calls.setdefault(call.weight, []).append(call)
-    stray = _stray(calls)
+    stray = stray_parameters(calls)
+    modules = dict(network.named_modules())
     shared = Counter(bias for group in layer_calls.values() for bias in {call.bias for call in group} if bias)
+    unusable = stray | {bias for bias, count in shared.items() if count > 1}
     layers = tuple(
-        _layer(weight, group, trace, calls, stray | {bias for bias, count in shared.items() if count > 1})
+        _layer(_name(modules, weight, group), group, trace, calls, unusable)
         for weight, group in layer_calls.items()
         if weight not in stray
     )
@@ -126,45 +133,15 @@ def read_layers(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReadin
     )
 
 
-def _live(trace: Trace) -> list[Call]:
-    """The calls that the output depends on, in order: an auxiliary head or a printed norm gives no gradient."""
-    wanted = {trace.output}
-    live: list[Call] = []
-    for call in reversed(trace.calls):
-        if wanted & set(call.gives) or (not call.takes and call.name in AFFINE):
-            wanted |= set(call.takes)
-            live.append(call)
-    return live[::-1]
-
-
-def _is_layer(call: Call) -> bool:
-    return call.name in AFFINE and call.weight is not None and (call.name != "linear" or len(call.weight_shape) == 2)
-
-
-def _stray(calls: Iterable[Call]) -> set[str]:
-    """Parameters with a use that is not understood, or with two uses of which one is a layer's."""
-    stray: set[str] = set()
-    affine: set[str] = set()
-    other: set[str] = set()
-    for call in calls:
-        own = {name for name in (call.weight, call.bias) if name} if _is_layer(call) else set()
-        affine |= own
-        other |= call.parameters - own
-        if call.name not in UNDERSTOOD:
-            stray |= call.parameters - own
-    return stray | (affine & other)
-
-
-def _layer(weight: str, group: list[Call], trace: Trace, calls: Sequence[Call], unusable: set[str]) -> AffineLayer:
+def _layer(name: str, group: list[Call], trace: Trace, calls: Sequence[Call], unusable: set[str]) -> AffineLayer:
     first = group[0]
     conv = first.name != "linear"
     rows = math.prod(first.output_shape[2:]) if conv else math.prod(first.input_shape[:-1])
-    followers = list(dict.fromkeys(found for call in group for found in _followers(call.gives[0], trace, calls)))
-    activation, words = _verdict(followers)
+    activation, words = followed_by(group, trace, calls)
     return AffineLayer(
-        name=weight.removesuffix(".weight"),
+        name=name,
         kind=LayerKind.CONV if conv else LayerKind.LINEAR,
-        weight=weight,
+        weight=str(first.weight),
         bias=first.bias if first.bias not in unusable and len({call.bias for call in group}) == 1 else None,
         inputs=math.prod(first.weight_shape[1:]),
         outputs=first.weight_shape[0],
@@ -172,32 +149,19 @@ def _layer(weight: str, group: list[Call], trace: Trace, calls: Sequence[Call], 
         followed_by=words,
         positions=rows if conv or rows % trace.batch else rows // trace.batch,
         input_shape=_one_example(first.input_shape, trace.batch),
-        reads_input=all(_is_input(call.takes, calls) for call in group),
+        reads_input=all(is_input(call.takes, calls) for call in group),
         calls=len(group),
+        fed=first.fed,
+        born=first.place,
+        transposed=first.transposed,
     )
 
 
-def _followers(value: int, trace: Trace, calls: Sequence[Call], note: str = "") -> list[tuple[Activation, str]]:
-    found = [(Activation.NONE, "output" + note)] if value == trace.output else []
-    for call in calls:
-        if value not in call.takes:
-            continue
-        if call.name in RESHAPES | REORDERS | DROPOUTS:
-            after = " (after dropout)" if call.name in DROPOUTS else note
-            found += _followers(call.gives[0], trace, calls, after)
-        elif call.name in {activation.value for activation in WORDS}:
-            activation = Activation(call.name)
-            found.append((activation, WORDS[activation] + note))
-        else:
-            other = call.name in OTHER_ACTIVATIONS
-            found.append((Activation.OTHER if other else Activation.NONE, call.words + note))
-    return found
-
-
-def _verdict(followers: list[tuple[Activation, str]]) -> tuple[Activation, str]:
-    kinds = {activation for activation, _ in followers}
-    words = " and ".join(dict.fromkeys(word for _, word in followers))
-    return (kinds.pop() if len(kinds) == 1 else Activation.OTHER), words
+def _name(modules: Mapping[str, nn.Module], weight: str, group: list[Call]) -> str:
+    path = weight.removesuffix(".weight")
+    module = modules.get(path) if path != weight else None
+    whole = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) or all(path in c.modules for c in group)
+    return weight if group[0].transposed or (module is not None and not whole) else path
 
 
 def _one_example(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
@@ -207,11 +171,3 @@ def _one_example(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
         return shape[:at] + shape[at + 1 :]
     merged = [axis for axis, size in enumerate(shape) if size % batch == 0][:1]
     return tuple(size // batch if axis in merged else size for axis, size in enumerate(shape))
-
-
-def _is_input(takes: tuple[int, ...], calls: Sequence[Call]) -> bool:
-    makers = {value: call for call in calls for value in call.gives}
-    value = takes[0]
-    while value != 0 and makers[value].name in RESHAPES:
-        value = makers[value].takes[0]
-    return value == 0

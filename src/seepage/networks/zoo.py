@@ -56,8 +56,9 @@ def _ours(spec: str, input_shape: tuple[int, ...], classes: int) -> nn.Module:
         widths, activation = _widths(spec, options[0]), _activation(spec, options[1:])
         try:
             return mlp(math.prod(input_shape), widths, classes, activation)
-        except (RuntimeError, MemoryError) as error:
-            raise InputError(f"The network `{spec}` should fit into memory; found: {error}.") from error
+        except (RuntimeError, MemoryError, TypeError, OverflowError) as error:  # the last two: beyond 64 bits
+            reason = str(error).splitlines()[0][:200].rstrip(".")
+            raise InputError(f"The network `{spec[:80]}` should fit into memory; found: {reason}.") from error
     if len(input_shape) != 3:
         raise InputError(f"`{name}` should get inputs [channels, height, width]; found shape {list(input_shape)}.")
     channels, height, width = input_shape

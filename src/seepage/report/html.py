@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from seepage.audit.findings import read_findings
+from seepage.audit.findingsfile import read_findings
 from seepage.errors import InputError
 from seepage.report.batches import sections
 from seepage.report.exposure import MOST_SHARES, exposure

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from seepage.audit.findings import Finding
+from seepage.audit.unread import unread_words
 from seepage.report.counts import Counts, count
 from seepage.report.labelrows import label_sentences, nothing_certain
 
@@ -124,7 +125,10 @@ def _inconclusive(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str
     number = _plural(counts.inconclusive, "attack", "attacks")
     control = any(finding.control is not None for finding in findings if not finding.conclusive)
     overlooked = sum(finding.overlooked for finding in findings if finding.silent)
-    if any(finding.control is not None and finding.control.passed for finding in findings if not finding.conclusive):
+    unread = sorted({name for finding in findings if not finding.conclusive for name in finding.unread})
+    if unread:
+        why = f"not all of the network could be searched: {unread_words(unread)}"
+    elif any(finding.control is not None and finding.control.passed for finding in findings if not finding.conclusive):
         held = "as a row of its own" if overlooked == 1 else "as rows of their own"
         why = f"overlooked {_plural(overlooked, 'example', 'examples')} that the update holds {held}"
     elif control:
@@ -132,7 +136,7 @@ def _inconclusive(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str
     else:
         why = "was not tried on a case where it must succeed"
     return (
-        f"Inconclusive: {number} found nothing exact or recognisable and {why}.",
+        f"Inconclusive: {number} found nothing exact or recognisable{',' if unread else ' and'} {why}.",
         "Such silence says nothing about what the update gives away; the fault may lie with the attack or its budget.",
     )
 

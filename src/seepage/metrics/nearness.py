@@ -1,19 +1,16 @@
-"""How near a reconstruction comes to the truth: per example, and never in favour of NaN."""
-
-import math
+"""How near each reconstruction comes to the original at its place."""
 
 import torch
 from torch import Tensor
 
 from seepage.errors import InputError
+from seepage.metrics.rows import as_rows, finite
 
-__all__ = ["exact_images", "exact_numbers", "match", "psnr", "recognisable_images", "ssim"]
+__all__ = ["exact_images", "exact_numbers", "psnr", "recognisable_images", "ssim"]
 
 _CHUNK = 32  # images at once in SSIM: it holds ten copies
 _LEAST_PSNR = 20.0  # dB; a flat picture of the right colour reaches 13.9 dB (median) and 19.5 dB (95 %) on CIFAR-10
 _LEAST_GAIN = 6.0  # dB above that flat picture: three quarters of what varies in the original
-_COPY = 0.01  # of an original's length
-_FAR = 1e6  # squared distances beyond this many times the data's own size are all alike: a diverged reconstruction
 
 
 def psnr(reconstructions: Tensor, originals: Tensor, *, data_range: float = 1.0) -> Tensor:
@@ -31,7 +28,7 @@ def psnr(reconstructions: Tensor, originals: Tensor, *, data_range: float = 1.0)
         InputError: the shapes differ, or ``data_range`` is not positive.
     """
     _check(reconstructions, originals, data_range)
-    difference = _flat(reconstructions) - _flat(originals)
+    difference = as_rows(reconstructions) - as_rows(originals)
     squared = difference.square().mean(dim=1)  # [k]
     decibels = 10 * torch.log10(data_range**2 / squared)
     return decibels.where(squared.isfinite(), -torch.inf)
@@ -84,7 +81,7 @@ def ssim(reconstructions: Tensor, originals: Tensor, *, data_range: float = 1.0)
 
     radius = min(5, (min(originals.shape[2:]) - 1) // 2)
     values = originals.new_full([len(originals)], -1.0, dtype=torch.float64)
-    usable = (_finite(reconstructions) & _finite(originals)).nonzero().squeeze(1)
+    usable = (finite(reconstructions) & finite(originals)).nonzero().squeeze(1)
     for begin in range(0, len(usable), _CHUNK):
         rows = usable[begin : begin + _CHUNK]
         found = structural_similarity_index_measure(
@@ -113,7 +110,7 @@ def exact_images(reconstructions: Tensor, originals: Tensor) -> Tensor:
     """
     _check(reconstructions, originals, 1.0)
     same = _eight_bits(reconstructions) == _eight_bits(originals)  # [k, n]
-    return same.all(dim=1) & _finite(reconstructions) & _finite(originals)
+    return same.all(dim=1) & finite(reconstructions) & finite(originals)
 
 
 def exact_numbers(reconstructions: Tensor, originals: Tensor, *, least_psnr: float = 90.0, data_range: float) -> Tensor:
@@ -131,85 +128,8 @@ def exact_numbers(reconstructions: Tensor, originals: Tensor, *, least_psnr: flo
     return psnr(reconstructions, originals, data_range=data_range) >= least_psnr
 
 
-def match(reconstructions: Tensor, originals: Tensor) -> Tensor:
-    """Which reconstruction belongs to which original: the assignment of least total squared distance.
-
-    Copies (each other's nearest, within 1 % of the original's length) come first: beside wild reconstructions the least
-    total could give an original away from its copy. An original left over that is identical to a matched one takes the
-    same row: a duplicated example leaves one trace. NaN and infinity match nothing. Memory is O(b k).
-
-    Args:
-        reconstructions: ``[k, *shape]``; ``k`` may be 0, smaller or larger than ``b``.
-        originals: ``[b, *shape]``.
-
-    Returns:
-        ``[b]`` int64: a row of ``reconstructions`` for each original, -1 where there is none.
-
-    Raises:
-        InputError: the examples differ in shape.
-    """
-    if reconstructions.shape[1:] != originals.shape[1:]:
-        raise InputError(
-            f"`reconstructions` should hold examples of shape {list(originals.shape[1:])}; "
-            f"found {list(reconstructions.shape[1:])}."
-        )
-    from scipy.optimize import linear_sum_assignment
-
-    rows = torch.full([len(originals)], -1, dtype=torch.int64, device=originals.device)
-    known = _finite(originals).nonzero().squeeze(1)
-    usable = _finite(reconstructions).nonzero().squeeze(1).to(originals.device)
-    if not len(known) or not len(usable):
-        return rows
-    flat = _flat(originals[known])  # [known, n]
-    cost = _distances(flat, _flat(reconstructions.to(originals.device)[usable])).square()
-    # A diverged reconstruction of 1e30 would drown the differences between all others in its rounding.
-    cost = cost.nan_to_num(nan=torch.inf).clamp(max=_FAR * (1.0 + float(flat.square().sum(dim=1).max())))
-    copies = _copies(cost, flat)
-    rows[known[copies >= 0]] = usable[copies[copies >= 0]]
-    left, free = copies < 0, torch.ones(len(usable), dtype=torch.bool, device=usable.device)
-    free[copies[~left]] = False
-    lefts, rights = linear_sum_assignment(cost[left][:, free].cpu().numpy())
-    rows[known[left][torch.as_tensor(lefts)]] = usable[free][torch.as_tensor(rights)]
-    return _share_duplicates(rows, originals, known)
-
-
-def _copies(cost: Tensor, originals: Tensor) -> Tensor:
-    """``[b]``: the column of ``cost [b, k]`` that is a copy of each of ``originals [b, n]``, -1 where none is."""
-    nearest, back = cost.argmin(dim=1), cost.argmin(dim=0)
-    mutual = back[nearest] == torch.arange(len(cost), device=cost.device)
-    same = cost.amin(dim=1) <= _COPY**2 * originals.square().sum(dim=1)
-    return torch.where(mutual & same, nearest, -1)
-
-
-def _share_duplicates(rows: Tensor, originals: Tensor, known: Tensor) -> Tensor:
-    """``rows`` with each unmatched original given the row of a matched twin, where it has one."""
-    unmatched = known[rows[known] < 0]
-    matched = known[rows[known] >= 0]
-    if not len(unmatched):
-        return rows
-    twins = _distances(_flat(originals[unmatched]), _flat(originals[matched])) == 0
-    has_twin = twins.any(dim=1)
-    rows[unmatched[has_twin]] = rows[matched[twins.int().argmax(dim=1)[has_twin]]]
-    return rows
-
-
-def _distances(left: Tensor, right: Tensor) -> Tensor:
-    """``[b, k]`` Euclidean distances by differences: exactly zero for twins, and no ``[b, k, n]`` in memory."""
-    return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _flat(examples: Tensor) -> Tensor:
-    """``[k, n]`` float64 from ``[k, *shape]``, also where k is 0."""
-    return examples.double().reshape(len(examples), math.prod(examples.shape[1:]))
-
-
 def _eight_bits(images: Tensor) -> Tensor:
-    return _flat(images).clamp(0, 1).mul(255).round()
-
-
-def _finite(examples: Tensor) -> Tensor:
-    """``[k]``: whether each example is without NaN and infinity."""
-    return _flat(examples).isfinite().all(dim=1)
+    return as_rows(images).clamp(0, 1).mul(255).round()
 
 
 def _check(reconstructions: Tensor, originals: Tensor, data_range: float) -> None:
