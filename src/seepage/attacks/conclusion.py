@@ -105,9 +105,8 @@ def _doubts(mixture: Mixture, observation: Observation, solution: Solution) -> l
     if rough := int(solution.rough.sum()):
         doubts.append(f"rounding or noise of the update leaves {rough} of them too rough to be called exact")
     if merged := int((solution.evident & ~solution.lone).sum()):
-        doubts.append(
-            f"{merged} of them may each stand for several: copies, or the mean of examples with the same error"
-        )
+        told = ", which an announced batch size would tell" if observation.latest.batch_size is None else ""
+        doubts.append(f"{merged} of them may each stand for several, copies or the mean of examples of one error{told}")
     if isinstance(solution.replayed, Replay):
         doubts += _doubts_of_the_whole(solution.replayed)
     elif not bool(solution.certified.any()):
