@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-__all__ = ["asked"]
+__all__ = ["Cells", "asked"]
 
 MATCHING = Path(__file__).parent / "results" / "matching.json"
 Row = dict[str, Any]

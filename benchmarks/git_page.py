@@ -7,7 +7,7 @@ from statistics import mean, pstdev
 from typing import Any
 
 import torch
-from git_asked import asked
+from git_asked import Cells, asked
 
 __all__ = ["Row", "keep", "page", "stored", "write"]
 
@@ -75,10 +75,7 @@ def write() -> None:
 
 def page(rows: list[Row]) -> str:
     """The results as Markdown."""
-    cells: dict[tuple[str, str, int, str], list[Row]] = {}
-    for row in rows:
-        if row["part"] == "attacks":
-            cells.setdefault((row["data"], row["network"], row["examples"], row["attack"]), []).append(row)
+    cells = compared(rows)
     table = [line(place, found) for place, found in sorted(cells.items(), key=lambda item: rank(item[0]))]
     learned = [
         f"| {row['seed']} | {row['start']} | {row['pairs']} | {row['before']:.2f} | {row['after']:.2f} | "
@@ -102,6 +99,21 @@ def page(rows: list[Row]) -> str:
     )
     found = head + columns + "\n".join(table) + "\n" + (tail + "\n".join(learned) + "\n" if learned else "")
     return found + "".join(robustness([row for row in rows if row["part"] == "robust"]))
+
+
+def compared(rows: list[Row]) -> Cells:
+    """Rows of the attacks by place and attack; of the seeds alone whose trainings had a limit, if there are such."""
+    cells: Cells = {}
+    for row in rows:
+        if row["part"] == "attacks":
+            cells.setdefault((row["data"], row["network"], row["examples"], row["attack"]), []).append(row)
+    limited = {(*place[:3], row["seed"]) for place, found in cells.items() for row in found if "limit" in row}
+    for place, found in cells.items():
+        if any(other[:3] == place[:3] for other in limited):
+            learned = place[3].startswith(("Coarse-GIT", "LTI"))
+            kept = [row for row in found if (*place[:3], row["seed"]) in limited and ("limit" in row or not learned)]
+            cells[place] = sorted(kept, key=lambda row: int(row["seed"]))
+    return {place: found for place, found in cells.items() if found}
 
 
 def rank(place: tuple[str, str, int, str]) -> tuple[str, str, int, int]:
