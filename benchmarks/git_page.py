@@ -107,7 +107,8 @@ def compared(rows: list[Row]) -> Cells:
     for row in rows:
         if row["part"] == "attacks":
             cells.setdefault((row["data"], row["network"], row["examples"], row["attack"]), []).append(row)
-    limited = {(*place[:3], row["seed"]) for place, found in cells.items() for row in found if "limit" in row}
+    lti = {place: found for place, found in cells.items() if place[3] == "LTI"}  # the last training of a place
+    limited = {(*place[:3], row["seed"]) for place, found in lti.items() for row in found if "limit" in row}
     for place, found in cells.items():
         if any(other[:3] == place[:3] for other in limited):
             learned = place[3].startswith(("Coarse-GIT", "LTI"))

@@ -21,7 +21,7 @@ def size_obstacles(observation: Observation, examples: int, *, why: str) -> list
         examples: that the attack takes.
         why: it takes no others; the beginning of a sentence on what was found.
     """
-    size = known_size(observation)
+    size = _known_size(observation)
     return [] if size in {None, examples} else [Obstacle(where="batch size", reason=f"{why}; found {size}.")]
 
 
@@ -32,7 +32,7 @@ def refuse_size(
 
     The label attacks are asked; where they do not know, the rank of the last layer's gradient beyond its noise.
     """
-    if known_size(observation) is not None:
+    if _known_size(observation) is not None:
         return None
     labels, found = RestoreLabels(), ""
     tried = None
@@ -58,7 +58,7 @@ def _rank(observation: Observation) -> int:
     return int((torch.linalg.svdvals(layer.gW) > _BEYOND * noise).sum())
 
 
-def known_size(observation: Observation) -> int | None:
+def _known_size(observation: Observation) -> int | None:
     """How many examples the server knows of."""
     latest = observation.latest
     return latest.batch_size if latest.labels is None else len(latest.labels)
