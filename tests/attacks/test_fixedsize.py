@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from seepage.attacks.fixedsize import refuse_size
 from seepage.attacks.matching import ig, refined
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.audit.catalogue import build_defense
@@ -12,7 +13,7 @@ from seepage.cli import main
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
-from seepage.types import NOT_BEGUN, Observation, ThreatModel
+from seepage.types import NOT_BEGUN, Observation, ThreatModel, go_on
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -47,6 +48,15 @@ def test_more_examples_than_it_takes_are_not_begun_with(defense: str, says: str)
         assert found.inputs is None
     assert says in SolvedGIT()(seen, generator=chance()).reason
     assert [one.where for one in SolvedGIT().obstacles(observe(3, seed=1, known=True))] == ["batch size"]
+
+
+def test_copies_of_all_examples_fit_too() -> None:
+    one = observe(1, seed=0)
+    for examples in (1, 2, 4):
+        assert refuse_size(one, examples, why="it takes so many", generator=chance(), progress=go_on) is None
+    two = observe(2, seed=1)
+    assert refuse_size(two, 2, why="it takes two", generator=chance(), progress=go_on) is None
+    assert refuse_size(two, 3, why="it takes three", generator=chance(), progress=go_on) is not None
 
 
 def test_an_audit_of_more_examples_is_no_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
