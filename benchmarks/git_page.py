@@ -47,7 +47,8 @@ NOTES = """
   trainings had no limit (an earlier program's) are kept in `git.json` and not shown.
 * Robustness of LeNet is of the program before: trained for an epoch of 3,000 pairs, LTI no shorter.
 * Not run for want of time: the published width and hours of LTI, networks after training, DLG at the ResNet at b = 2
-  and 4 and at the ViT at b = 4, a third seed, a second at the ViT and the ResNet where one is named. Exact-GIT takes no convolution: its own table is below.
+  and 4 and at the ViT at b = 4, a third seed, and a second at the ViT and the ResNet where one is named. Exact-GIT
+  takes no convolution: its own table is below.
 * Solved-GIT fails by an obstacle at 64 x 64 (its normal equations are dense).
 * The paper's figures are those that its reviews quote, at its own scale and splits: the same setting in name only.
 
