@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument("--cells", default="lenet:sigmoid/1", help="[data@]network/b,...")
     parser.add_argument("--seeds", default="0,1", help="Numbers; all cells of one seed before the next seed.")
     parser.add_argument("--pairs", type=int, default=5000)
-    parser.add_argument("--epochs", type=int, default=4, help="Of Coarse-GIT; LTI trains for no fewer CPU seconds.")
+    parser.add_argument(
+        "--seconds", type=float, default=40, help="CPU, of a training of Coarse-GIT; LTI gets a call's more."
+    )
     parser.add_argument("--only", default="", help="Attacks measured again, by name: A;B. Else those without a row.")
     parser.add_argument("--batches", type=int, default=4, help="Attacked, each seed.")
     options = parser.parse_args()
@@ -84,19 +86,20 @@ def attacks(cell: str, seed: int, options: argparse.Namespace) -> None:
     network = build_network(name, input_shape=tuple(public.inputs.shape[1:]), classes=classes, seed=seed)
     place = {"part": "attacks", "data": source, "network": name, "examples": examples, "seed": seed}
     plan = planned(place, options)
-    for word, attack, training in candidates(network, public, examples, plan, epochs=options.epochs, seed=seed):
+    for word, attack, training in candidates(network, public, examples, plan, seconds=options.seconds, seed=seed):
         scores: list[Score | None] = []
         for rows in torch.arange(options.batches * examples).reshape(-1, examples):
             batch = PrivateBatch(inputs=private.inputs[rows], labels=private.labels[rows])
             scores.append(attacked(attack, network, batch, classes=classes))
-        row = {"scores": scores, "training": training, "pairs": len(public), "epochs": options.epochs}
+        row = {"scores": scores, "training": training, "pairs": len(public), "limit": options.seconds}
         plan.known[word] = row | {"walk": iterations(network)}
         keep([plan.known[word]], **place, attack=word)
 
 
 def planned(place: Row, options: argparse.Namespace) -> Plan:
-    """What is still to be measured at a place; rows of the program before this one count as none."""
-    here = [row for row in stored() if all(row.get(key) == value for key, value in place.items()) and "epochs" in row]
+    """What is still to be measured at a place; trainings without a limit of time count as none."""
+    here = [row for row in stored() if all(row.get(key) == value for key, value in place.items())]
+    here = [row for row in here if "limit" in row or not row["attack"].startswith(("Coarse-GIT", "LTI"))]
     again = frozenset(options.only.split(";")) if options.only else frozenset[str]()
     return Plan(known={row["attack"]: row for row in here}, again=again)
 
@@ -107,7 +110,7 @@ def iterations(network: nn.Module) -> int:
 
 
 def candidates(
-    network: nn.Module, public: PrivateBatch, examples: int, plan: Plan, *, epochs: int, seed: int
+    network: nn.Module, public: PrivateBatch, examples: int, plan: Plan, *, seconds: float, seed: int
 ) -> Iterator[tuple[str, Attack, float | None]]:
     """The attacks asked for, one at a time: name, attack, and CPU seconds of its training."""
     full = iterations(network)
@@ -124,17 +127,15 @@ def candidates(
     if examples == 1 and not isinstance(read_chain(network, public.inputs.shape[1:]), Obstacle):
         untrained["Solved-GIT"] = SolvedGIT(public=public.inputs)
     if plan.asks("Coarse-GIT") or plan.asks(REFINED):
-        found, spent = trained(network, InverterKind.COARSE_GIT, public, examples=examples, epochs=epochs, seed=seed)
+        found, spent = trained(network, InverterKind.COARSE_GIT, public, examples=examples, seconds=seconds, seed=seed)
         git = Remembered(found)
         if plan.asks("Coarse-GIT"):
             yield "Coarse-GIT", git, spent
         if plan.asks(REFINED):
             yield REFINED, refined(git, iterations=full // 6), None  # two gradients each
     if plan.asks("LTI"):  # it gets the time of Coarse-GIT's training, and that of one call too
-        yield (
-            "LTI",
-            *trained(network, InverterKind.LTI, public, examples=examples, seconds=plan.taken("Coarse-GIT"), seed=seed),
-        )
+        limit = plan.taken("Coarse-GIT")
+        yield "LTI", *trained(network, InverterKind.LTI, public, examples=examples, seconds=limit, seed=seed)
     yield from ((word, attack, None) for word, attack in untrained.items() if plan.asks(word))
 
 
@@ -155,13 +156,13 @@ def robust(cell: str, seed: int, options: argparse.Namespace) -> None:
     attacked_rows = torch.randperm(len(private), generator=chance)[: options.batches]
     place = {"part": "robust", "network": name, "seed": seed}
     plan = planned(place, options)
-    for word, attack, training in robust_candidates(network, data, plan, epochs=options.epochs, seed=seed):
+    for word, attack, training in robust_candidates(network, data, plan, seconds=options.seconds, seed=seed):
         own = [
             {
                 "case": case,
                 "scores": [attacked(attack, victim, private.batch(row[None]), noise=noise) for row in attacked_rows],
                 "pairs": options.pairs,
-                "epochs": options.epochs,
+                "limit": options.seconds,
                 "training": training,
             }
             for case, (victim, noise) in cases(network, moved, foreign=FOREIGN in word).items()
@@ -180,16 +181,14 @@ def cases(network: nn.Module, moved: dict[int, nn.Module], *, foreign: bool) -> 
 
 
 def robust_candidates(
-    network: nn.Module, data: dict[str, PrivateBatch], plan: Plan, *, epochs: int, seed: int
+    network: nn.Module, data: dict[str, PrivateBatch], plan: Plan, *, seconds: float, seed: int
 ) -> Iterator[tuple[str, Attack, float | None]]:
     """The attacks asked for, one at a time: name, attack, and CPU seconds of its training."""
     for kind, name in ((InverterKind.COARSE_GIT, "Coarse-GIT"), (InverterKind.LTI, "LTI")):
         for source, pairs in data.items():
             if plan.asks(name + source):
-                seconds = plan.taken("Coarse-GIT" + source) if name == "LTI" else 0.0
-                limit = {"seconds": seconds} if name == "LTI" else {"epochs": epochs}
-                found = trained(network, kind, pairs, examples=1, seed=seed, **limit)
-                yield name + source, *found
+                limit = plan.taken("Coarse-GIT" + source) if name == "LTI" else seconds
+                yield name + source, *trained(network, kind, pairs, examples=1, seed=seed, seconds=limit)
     public = data[""].inputs
     untrained: dict[str, Attack] = {
         "public mean": PublicMean(inputs=public),

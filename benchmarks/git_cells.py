@@ -4,7 +4,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ from seepage.types import (
 __all__ = ["DATA", "Remembered", "Score", "attacked", "cifar", "noised", "split", "trained", "trained_on"]
 
 DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-_LOOKED_AT = 8  # steps of a training that are timed before it
+_MANY = 10_000  # epochs: the time ends a training
 Score = tuple[float, float, float, float]
 
 
@@ -67,50 +67,14 @@ def split(source: str, pairs: int, seed: int) -> tuple[PrivateBatch, PrivateBatc
 
 
 def trained(
-    network: nn.Module,
-    kind: InverterKind,
-    given: PrivateBatch,
-    *,
-    examples: int,
-    seed: int,
-    epochs: int = 0,
-    seconds: float = 0.0,
+    network: nn.Module, kind: InverterKind, given: PrivateBatch, *, examples: int, seed: int, seconds: float
 ) -> tuple[Inverter, float]:
-    """An attack network after so many epochs, or after no fewer CPU seconds than given, and the CPU seconds it took."""
+    """An attack network after so many CPU seconds of training, and how many they were with the last look."""
     blueprint = draw_blueprint(network, kind=kind, input_shape=tuple(given.inputs.shape[1:]), examples=examples)
-
-    def train(epochs: int, progress: Progress = go_on) -> Inverter:
-        training = Training(epochs=epochs, patience=epochs, seed=seed)
-        labels = given.labels
-        return train_inverter(network, blueprint, given.inputs, labels, training=training, progress=progress).inverter
-
-    for count in [epochs] if epochs else planned(train, seconds):
-        started = time.process_time()
-        found = train(count)
-        spent = time.process_time() - started
-        if spent >= seconds:
-            break
-    return found, spent
-
-
-def planned(train: Callable[[int, Progress], Inverter], seconds: float) -> Iterator[int]:
-    """Numbers of epochs to try until one takes no fewer CPU seconds; the first from a look at a few steps."""
-    times = [time.process_time()]
-    steps = 1
-
-    def look(done: int, total: int | None, note: str) -> bool:  # noqa: ARG001 - a Progress
-        nonlocal steps
-        times.append(time.process_time())
-        steps = total or 1
-        return done < _LOOKED_AT
-
-    train(1, look)
-    each = (times[-1] - times[1]) / max(1, len(times) - 2)  # of a step; what comes before the first is no step
-    once = max(0.0, times[1] - times[0] - each)  # held-out pairs are judged before the first epoch and after each
-    epochs = max(1, math.ceil(1.03 * (seconds - once) / (steps * each + once)))
-    while True:
-        yield epochs
-        epochs += max(1, epochs // 10)
+    training = Training(epochs=_MANY, patience=_MANY, seed=seed, seconds=seconds)
+    started = time.process_time()
+    found = train_inverter(network, blueprint, given.inputs, given.labels, training=training).inverter
+    return found, time.process_time() - started
 
 
 def trained_on(network: nn.Module, data: Dataset, rows: torch.Tensor, steps: int) -> nn.Module:

@@ -115,9 +115,9 @@ def keep(cell: Cell, runs: list[tuple[float, float, int]]) -> None:
 def page(kept: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
     head = (
-        "# Gradient matching on digits\n\n"
+        "# Gradient matching on digits, and labels on CIFAR-100\n\n"
         "Command: `python benchmarks/matching.py`; the runs are kept in `matching.json` beside this page. Bundled "
-        "digits (8 x 8), MLP 64-200-10 with "
+        "digits (8 x 8), MLP 64-200-10, and CIFAR-100's test file, LeNet with sigmoid; "
         "PyTorch's default start, one network and batch a seed, inputs normalised by channel, float32 updates, bounds "
         "known. IG: 2,000 iterations (600 on CIFAR-100), one start; `then L-BFGS`: at most 300 directions in float64 "
         "from its result, whose seconds and iterations count too. Guessed labels: drawn evenly. "

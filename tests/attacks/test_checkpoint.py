@@ -51,6 +51,10 @@ def test_a_checkpoint_of_another_network_or_other_data_is_refused(tmp_path: Path
     for others in ({"network": net(seed=1)}, {"given": digits(first=1)}, {"given": digits(count=90)}):
         with pytest.raises(InputError, match="same training"):
             trained(path, **others)  # type: ignore[arg-type]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2000])
+    with pytest.raises(InputError, match=r"kept\.safetensors should be a whole checkpoint; .* Remove it"):
+        trained(path)
     save_inverter(done.inverter, path)  # an attack network, but no training
     with pytest.raises(InputError, match="same training"):
         trained(path)

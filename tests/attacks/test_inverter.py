@@ -123,6 +123,17 @@ def test_git_learns_what_the_mean_does_not_know() -> None:
     assert done.held_out_errors[done.best_epoch] == min(done.held_out_errors)
 
 
+def test_a_training_ends_when_its_time_is_over_within_an_epoch_too() -> None:
+    network, given = net(), public()
+    blueprint = draw_blueprint(network, kind=InverterKind.LTI, input_shape=SHAPE, width=32, buckets=64)
+    training = Training(epochs=10**6, patience=10**6, group=1, seconds=1e-6)
+    done = train_inverter(network, blueprint, given.inputs, given.labels, training=training)
+    assert len(done.held_out_errors) - len(done.train_errors) == 1  # what it ended with was looked at
+    assert len(done.train_errors) <= 1
+    with pytest.raises(InputError, match="`seconds`"):
+        Training(seconds=0)
+
+
 def test_a_seed_decides_the_training() -> None:
     network = net()
     before = torch.get_rng_state()
@@ -295,6 +306,8 @@ def test_train_and_audit_from_the_command_line(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit) as stopped:
         main(["audit", *options, "--attack", "git:absent.safetensors", "--out", str(tmp_path / "none")])
     assert stopped.value.code == 2
+    with pytest.raises(InputError, match=r"\+dlg, \+idlg, \+ig or nothing; found no file '.*\+spear'"):
+        build_attack(f"git:{file}+spear", budget=Budget())
 
 
 def test_an_interrupted_training_writes_the_best_so_far(
@@ -313,6 +326,7 @@ def test_an_interrupted_training_writes_the_best_so_far(
     said = capsys.readouterr().out
     assert said.startswith("interrupted; held-out")
     assert "of 1 epochs" in said
+    assert f"goes on from {kept}" in said.replace("\n", "")
     assert load_inverter(out).blueprint.examples == 1
     monkeypatch.undo()
     with pytest.raises(SystemExit) as stopped:

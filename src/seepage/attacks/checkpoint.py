@@ -73,7 +73,12 @@ class Checkpoint:
         Raises:
             InputError: the file is no checkpoint, or one of another training.
         """
-        found = load_inverter(self.path)
+        try:
+            found = load_inverter(self.path)
+        except InputError as error:
+            raise InputError(
+                f"{self.path} should be a whole checkpoint; found none: {error} Remove it, or name another file."
+            ) from error
         with safe_open(self.path, framework="pt", device="cpu") as file:
             note = _note(file.metadata() or {})
             if found.blueprint != inverter.blueprint or note.get("training") != dict(self.training):

@@ -16,7 +16,7 @@ from seepage.attacks.distances import Distance, Squared
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.objective import make_objective, twice_differentiable
 from seepage.attacks.priors import Prior
-from seepage.attacks.unknowns import Unknowns, prepare
+from seepage.attacks.unknowns import Unknowns, Unready, prepare
 from seepage.attacks.unrolling import unrolling_obstacle
 from seepage.attacks.walking import Walk
 from seepage.types import NOT_BEGUN, Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
@@ -105,11 +105,9 @@ class GradientMatching:
             generator=generator,
             progress=progress,
         )
-        if isinstance(unknowns, str):
-            latest = observation.latest
-            begun = latest.batch_size is not None or latest.labels is not None or self.start is not None
+        if isinstance(unknowns, Unready):
             return Reconstruction(
-                outcome=Outcome.FAILED, reason=unknowns, stats={} if begun else {"stopped": NOT_BEGUN}
+                outcome=Outcome.FAILED, reason=unknowns.reason, stats={} if unknowns.begun else {"stopped": NOT_BEGUN}
             )
         blocked = unrolling_obstacle(observation, unknowns.inputs.shape[1])
         if blocked is not None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seepage.attacks.blueprint import Blueprint, InverterKind
+from seepage.attacks.fixedsize import refuse_size, size_obstacles
 from seepage.attacks.git import CoarseGIT, ExactGIT
 from seepage.attacks.lti import LTI
 from seepage.attacks.pairs import PublicExamples
@@ -53,20 +54,30 @@ class Inverter:
         if observation.rule is not None and not observation.rule.is_gradient:
             reason = "sends no plain gradient, which is what the attack network was trained on."
             found.append(Obstacle(where=f"rule {observation.rule.name}", reason=reason))
-        for name, shape in self.blueprint.gradients.items():
-            seen = latest.update.get(name)
-            if seen is None or tuple(seen.shape) != shape:
-                is_there = "nothing" if seen is None else list(seen.shape)
-                reason = f"the attack network was trained on a gradient {list(shape)} of it; found {is_there}."
-                found.append(Obstacle(where=name, reason=reason))
+        found += self._misfit(latest.update)
         if self.public is not None and not all(bool(value.isfinite().all()) for value in latest.network.parameters()):
             reason = "its parameters should be finite, for pairs are made at them; found others."
             found.append(Obstacle(where="network", reason=reason))
-        size = latest.batch_size if latest.labels is None else len(latest.labels)
-        if size is not None and size != self.blueprint.examples:
-            reason = f"the attack network was trained for {self.blueprint.examples}; found {size}."
-            found.append(Obstacle(where="batch size", reason=reason))
-        return found
+        return [*found, *size_obstacles(observation, self.blueprint.examples, why=self._fixed)]
+
+    def _misfit(self, update: Mapping[str, Tensor]) -> list[Obstacle]:
+        """The first gradient that is not as in training, and how many others are not."""
+        shapes = self.blueprint.gradients
+        wrong = [name for name, shape in shapes.items() if name not in update or tuple(update[name].shape) != shape]
+        if not wrong:
+            return []
+        is_there = list(update[wrong[0]].shape) if wrong[0] in update else "nothing"
+        others = (
+            f" {len(wrong) - 1} others do not fit either: it was trained for another network." if len(wrong) > 1 else ""
+        )
+        reason = (
+            f"the attack network was trained on a gradient {list(shapes[wrong[0]])} of it; found {is_there}.{others}"
+        )
+        return [Obstacle(where=wrong[0], reason=reason)]
+
+    @property
+    def _fixed(self) -> str:
+        return f"the attack network was trained for {self.blueprint.examples}"
 
     def __call__(
         self,
@@ -79,6 +90,10 @@ class Inverter:
         update = observation.latest.update
         if not any(bool(value.any()) for value in update.values()):
             return Reconstruction(outcome=Outcome.FAILED, reason="The update is zero everywhere: it holds nothing.")
+        b = self.blueprint.examples
+        refused = refuse_size(observation, b, why=self._fixed, generator=generator, progress=progress)
+        if refused is not None:
+            return refused
         dtype = next(iter(update.values())).dtype
         found, labels, said, reason = self._said(observation, generator, progress)
         stats: Stats = {"trained for examples": self.blueprint.examples, **said}

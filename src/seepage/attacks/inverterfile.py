@@ -69,8 +69,8 @@ def load_inverter(path: Path | str) -> Inverter:
             header = file.metadata() or {}
             if header.get("format") != _FORMAT:
                 raise InputError(
-                    f"{path} should be an attack network written by `seepage train`; found format "
-                    f"{header.get('format')!r}."
+                    f"{path} should be an attack network that `seepage train` of this version wrote (format "
+                    f"{_FORMAT!r}); found {header.get('format')!r}. Train it again."
                 )
             blueprint = read_blueprint(header.get("blueprint", ""))
             # Its size is held against the file before anything of that size is made.

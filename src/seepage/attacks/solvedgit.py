@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seepage.attacks.chain import read_chain
 from seepage.attacks.distances import Squared
+from seepage.attacks.fixedsize import refuse_size, size_obstacles
 from seepage.attacks.layersystem import LayerSystem, Moments, moments
 from seepage.attacks.link import Link
 from seepage.attacks.objective import Objective, make_objective
@@ -19,6 +20,7 @@ __all__ = ["SolvedGIT"]
 
 _MATCHED = 1e-5  # of the update's size: no other damping would do better
 _LOOKED_AT = 1000  # public inputs that decide a layer's mean and covariance
+_FIXED = "the recursion divides by one example"
 _LARGEST = 4096  # numbers in the input of a convolution: the normal equations are dense
 
 
@@ -63,9 +65,7 @@ class SolvedGIT:
         latest, found = observation.latest, []
         if observation.rule is not None and not observation.rule.is_gradient:
             found.append(Obstacle(where=f"rule {observation.rule.name}", reason="sends no plain gradient."))
-        size = latest.batch_size if latest.labels is None else len(latest.labels)
-        if size is not None and size != 1:
-            found.append(Obstacle(where="batch size", reason=f"the recursion divides by one example; found {size}."))
+        found += size_obstacles(observation, 1, why=_FIXED)
         if self.public is not None and tuple(self.public.shape[1:]) != tuple(observation.input_shape):
             shapes = f"{list(observation.input_shape)}; found {list(self.public.shape[1:])}"
             found.append(Obstacle(where="public inputs", reason=f"should have the shape {shapes}."))
@@ -93,6 +93,9 @@ class SolvedGIT:
         objective = make_objective(observation, distance=Squared(), priors=(), dtype=torch.float64)
         if not any(bool(part.any()) for part in objective.target):
             return Reconstruction(outcome=Outcome.FAILED, reason="The update is zero everywhere: it holds nothing.")
+        refused = refuse_size(observation, 1, why=_FIXED, generator=generator, progress=progress)
+        if refused is not None:
+            return refused
         chain = read_chain(objective.network, observation.input_shape)
         if isinstance(chain, Obstacle):
             raise ValueError(f"`obstacles` should be asked first; {chain.where}: {chain.reason}")

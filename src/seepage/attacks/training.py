@@ -1,6 +1,7 @@
 """Training of attack networks on pairs of gradients and public inputs."""
 
 import math
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Training:
         held_out: share of the public inputs that is only looked at.
         patience: epochs without a better held-out error after which it stops.
         seed: of the split, the order and the attack network's start.
+        seconds: of CPU time of this process, in all, after which it ends within an epoch too; the rate then falls over
+            them. Such a training does not repeat exactly. ``None``: no limit.
     """
 
     epochs: int = 40
@@ -38,11 +41,14 @@ class Training:
     held_out: float = 0.1
     patience: int = 8
     seed: int = 0
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         for word in ("epochs", "group", "patience"):
             if getattr(self, word) < 1:
                 raise InputError(f"`{word}` should be at least 1; found {getattr(self, word)}.")
+        if self.seconds is not None and not self.seconds > 0:
+            raise InputError(f"`seconds` should be positive; found {self.seconds}.")
         if not 0 < self.held_out < 1 or not self.rate > 0:
             raise InputError(
                 f"`held_out` should lie in (0, 1) and `rate` be positive; found {self.held_out} and {self.rate}."
@@ -107,12 +113,14 @@ def train_inverter(
     )
     kept = None
     if checkpoint is not None:
-        of = asdict(training) | {"of": fingerprint(network, inputs, labels)}
+        said = {word: value for word, value in asdict(training).items() if value is not None}
+        of = said | {"of": fingerprint(network, inputs, labels)}
         kept = Checkpoint(path=checkpoint, training=of)
     if kept is not None and kept.path.is_file():
         run.books = kept.take_up(run.inverter, run.optimizer)
     else:
         run.begin()
+    run.walked = time.process_time()
     while run.goes_on() and run.epoch(progress):
         if kept is not None:
             kept.write(run.inverter, run.optimizer, run.books)
@@ -132,6 +140,8 @@ class _Run:
     training: Training
     parts: tuple[Tensor, Tensor]
     books: Books = field(default_factory=Books)
+    started: float = field(default_factory=time.process_time)
+    walked: float = 0.0  # when the first step began
 
     def begin(self) -> None:
         """What needs no training is fitted, and the error before it noted."""
@@ -146,20 +156,28 @@ class _Run:
             raise InputError("The gradients of the public inputs should be finite; found others.")
 
     def goes_on(self) -> bool:
-        """Whether there are epochs left, the last better ones are not long ago, and the training has not diverged."""
-        books = self.books
-        patient = books.epoch - books.best_epoch < self.training.patience
-        return books.epoch < self.training.epochs and patient and math.isfinite(books.held_out[-1])
+        """Whether epochs and time are left, the last better epoch is near, and the training has not diverged."""
+        books, training = self.books, self.training
+        patient = books.epoch - books.best_epoch < training.patience
+        return books.epoch < training.epochs and self.spent() < 1 and patient and math.isfinite(books.held_out[-1])
+
+    def spent(self) -> float:
+        """Share of the time that is over, of what was left of it at the first step."""
+        if self.training.seconds is None:
+            return 0.0
+        before = self.walked - self.started
+        return (time.process_time() - self.walked) / max(self.training.seconds - before, 1e-9)
 
     def epoch(self, progress: Progress) -> bool:
         """Once over the pairs, grouped anew; whether it came to its end."""
         books, training, (_, rest) = self.books, self.training, self.parts
-        share = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * books.epoch / training.epochs))
-        self.optimizer.param_groups[0]["lr"] = training.rate * share
         steps = math.ceil(len(rest) // self.inverter.blueprint.examples / training.group)
         shuffled = rest[torch.randperm(len(rest), generator=_chance(training.seed, books.epoch))]
         losses = []
         for at, (gradients, truth, _) in enumerate(self.pairs.groups(shuffled, training.group)):
+            over = min(1.0, max(books.epoch / training.epochs, self.spent()))
+            share = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * over))
+            self.optimizer.param_groups[0]["lr"] = training.rate * share
             loss = matched_error(self.module(gradients), truth).mean()
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -169,6 +187,8 @@ class _Run:
             note = f"epoch {books.epoch + 1}, held-out error {books.best:.4f}"
             if not progress(books.epoch * steps + at, training.epochs * steps, note):
                 return False
+            if self.spent() >= 1:
+                break
         books.train.append(sum(losses) / max(1, len(losses)))
         books.epoch += 1
         self.judge()

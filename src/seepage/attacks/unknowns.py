@@ -9,9 +9,9 @@ from torch import Tensor
 
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.objective import Objective, twice_differentiable
-from seepage.types import Attack, Observation, Outcome, Progress, Reconstruction
+from seepage.types import NOT_BEGUN, Attack, Observation, Outcome, Progress, Reconstruction
 
-__all__ = ["Unknowns", "prepare"]
+__all__ = ["Unknowns", "Unready", "prepare"]
 
 Stats = dict[str, float | int | str | bool]
 
@@ -42,6 +42,14 @@ class Unknowns:
         return Unknowns(inputs=self.inputs[one], labels=self.labels[one], logits=logits, stats=self.stats, given=given)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unready:
+    """No start was found: one sentence on why, and whether an attack was tried at all."""
+
+    reason: str
+    begun: bool
+
+
 def prepare(
     observation: Observation,
     objective: Objective,
@@ -51,8 +59,8 @@ def prepare(
     starts: int,
     generator: torch.Generator,
     progress: Progress,
-) -> Unknowns | str:
-    """Starts for a descent, or one sentence on why there are none.
+) -> Unknowns | Unready:
+    """Starts for a descent, or why there are none.
 
     Args:
         observation: what the server has.
@@ -65,7 +73,7 @@ def prepare(
     """
     told = _told(observation, labels, generator, progress)
     if isinstance(told, str):
-        return told
+        return Unready(reason=told, begun=False)
     known, b, stats = told
     like = objective.target[0]
     shape = (starts, b, *observation.input_shape)
@@ -79,7 +87,9 @@ def prepare(
         given = start(observation, generator=generator, progress=progress)
         if given.inputs is None or given.outcome is Outcome.FAILED or given.layer or len(given.inputs) != b:
             found = "nothing" if given.inputs is None else f"{len(given.inputs)} examples"
-            return f"The start should be {b} examples by {start.name}; it gave {found}. {given.reason}".strip()
+            begun = given.stats.get("stopped") != NOT_BEGUN and (given.inputs is None or len(given.inputs) == b)
+            reason = f"The start should be {b} examples by {start.name}; it gave {found}. {given.reason}".strip()
+            return Unready(reason=reason, begun=begun)
         inputs[0] = given.inputs.to(like)
         if known is not None:
             chosen[0] = _ordered(objective, inputs[0], chosen[0], given.labels)

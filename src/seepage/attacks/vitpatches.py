@@ -55,7 +55,8 @@ class ViTPatches:
             found.append(Obstacle(where=f"rule {observation.rule.name}", reason="sends no plain gradient."))
         size = latest.batch_size if latest.labels is None else len(latest.labels)
         if size != 1:
-            reason = f"should be known to be 1: the positions' gradient sums over examples; found {size or 'none'}."
+            there = "it is unknown: grant it (`--knows batch-size`)" if size is None else f"found {size}"
+            reason = f"should be known to be 1: the positions' gradient sums over examples; {there}."
             found.append(Obstacle(where="batch size", reason=reason))
         if found:
             return found

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from seepage.attacks.auto import Auto
 from seepage.attacks.budget import Budget
@@ -159,10 +160,7 @@ def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Atta
             makes no attack.
     """
     if name.startswith(_FROM_FILE):
-        path, plus, then = name.removeprefix(_FROM_FILE).rpartition("+")
-        if plus and then in _FROM_START:
-            return _FROM_START[then](budget, load_inverter(path))
-        return load_inverter(name.removeprefix(_FROM_FILE))
+        return _from_file(name.removeprefix(_FROM_FILE), budget)
     first, plus, then = name.rpartition("+")
     if plus and first in _STARTS and then in _FROM_START:
         return _FROM_START[then](budget, _STARTS[first]())
@@ -174,6 +172,20 @@ def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Atta
             f"found {name!r}."
         )
     return ATTACKS[name].build(budget, layer)
+
+
+def _from_file(text: str, budget: Budget) -> Attack:
+    path, plus, then = text.rpartition("+")
+    if plus and then in _FROM_START:
+        return _FROM_START[then](budget, load_inverter(path))
+    if not Path(text).is_file():
+        found = repr(text) if text else "nothing"
+        ways = ", ".join(f"+{word}" for word in _FROM_START)
+        raise InputError(
+            f"`--attack git:FILE` should name a file that `seepage train` wrote, after it {ways} or nothing; "
+            f"found no file {found}."
+        )
+    return load_inverter(text)
 
 
 def _own_attack(spec: str, budget: Budget, layer: str | None) -> Attack:

@@ -74,6 +74,8 @@ def git(
         raise InputError("The training should last one epoch at least; it was interrupted before. Nothing was written.")
     save_inverter(trained.inverter, out)
     _summary(trained, float(public.inputs.var(dim=0, correction=0).mean()), out, interrupted=watch.interrupted)
+    if watch.interrupted and checkpoint is not None:
+        console.print(f"The same command goes on from {checkpoint}.", markup=False, soft_wrap=True)
 
 
 def _refuse_paths(out: Path, checkpoint: Path | None) -> None:
