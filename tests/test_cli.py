@@ -76,7 +76,7 @@ def test_a_threshold_lets_a_share_pass(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_attacked_ends_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert audit(tmp_path, network="mlp:50:gelu") == 3
+    assert audit(tmp_path, "--attack", "spear", network="mlp:50:gelu") == 3
     assert "could not be attacked" in capsys.readouterr().out
 
 
