@@ -134,6 +134,7 @@ def test_what_broke_is_kept_unless_it_is_to_be_tried_again(tmp_path: Path) -> No
 def test_other_data_are_not_mixed_into_a_folder(tmp_path: Path) -> None:
     SweepFolder.open(tmp_path, {"data_sha256": "a", "findings": 1})
     SweepFolder.open(tmp_path, {"data_sha256": "a", "findings": 2})
+    (tmp_path / "shards" / "one.jsonl").write_text("")
     with pytest.raises(InputError, match="data_sha256"):
         SweepFolder.open(tmp_path, {"data_sha256": "b", "findings": 1})
 
