@@ -29,7 +29,8 @@ class ExactLabels(LabelAttack):
     An example is a root ``(e, c)`` of ``softmax(W e + b) - onehot(c) in span(U)``, ``e in span(V)``, with U, V the
     singular spaces of ``[gW gb]``: ``C - 1 - K`` equations, ``K - 1`` unknowns. Each root found takes a dimension from
     both spaces, so the search goes past C/2 when it begins well. Roots are then refined together. Certified only if the
-    terms reproduce the gradient to its rounding, each far above what is left. Needs hard labels and one batch.
+    terms reproduce the gradient to its rounding, each far above what is left. Needs one batch with hard labels, or
+    with one share of label smoothing for all, which is an unknown like the rest and named only if it proves them all.
 
     Where that does not restore the whole batch, the gradient's rows and columns are balanced first (``balanced``),
     which shows examples that the network fits all but perfectly. There every example's error as the gradient has it is
@@ -128,6 +129,18 @@ def _as_it_is(
     pencil = read_pencil(layer, reach=options.reach)
     if isinstance(pencil, str):
         return pencil
+    return _of_pencil(layer, pencil, options, generator, progress, patience=patience)
+
+
+def _of_pencil(
+    layer: LastLayer,
+    pencil: Pencil,
+    options: ExactLabels,
+    generator: torch.Generator,
+    progress: Progress,
+    *,
+    patience: int,
+) -> RestoredExamples:
     tilt = pencil.floor / float(pencil.S[-1]) if layer.deviation else 0.0
     search = Search(pencil=pencil, starts=options.starts, steps=options.steps, precision=options.precision, tilt=tilt)
     terms = Terms(classes=torch.zeros(0, dtype=torch.int64), a=pencil.S.new_zeros(0, pencil.rank))
@@ -138,10 +151,12 @@ def _as_it_is(
         before = len(terms)
         terms, examples = search(terms, examples, barren, generator)
         barren = 0 if len(terms) > before else barren + 1
-        if done == 0 and not len(terms):
-            share = search.smoothing()
-            if share:
-                return replace(_summary(layer, pencil, terms, 0, options.precision), smoothing=share)
+        if done == 0 and not len(terms) and not pencil.smoothing:
+            for share in search.smoothing():
+                smooth = replace(pencil, smoothing=share)
+                found = _of_pencil(layer, smooth, options, generator, progress, patience=1)
+                if len(found.labels) == pencil.rank and bool(found.certified.all()):
+                    return found
     if layer.examples is None and examples > MOST_EXAMPLES * layer.classes:
         examples = 0.0  # no solution: the scale of the terms runs away
     return _summary(layer, pencil, terms, round(examples), options.precision)
@@ -177,6 +192,7 @@ def _summary(layer: LastLayer, pencil: Pencil, terms: Terms, examples: int, prec
         rank=r,
         residual=beyond / size,
         rest=rest,
+        smoothing=pencil.smoothing,
     )
 
 

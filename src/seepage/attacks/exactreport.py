@@ -23,15 +23,10 @@ def reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Re
     if isinstance(found, str):
         return Reconstruction(outcome=Outcome.FAILED, reason=found, stats={"method": method})
     if found.examples == 0 or len(found.labels) == 0:
-        reason = (
-            f"No hard label explains the gradient, but label smoothing of {found.smoothing:.3f} does; not supported."
-            if found.smoothing
-            else f"No example was found at rank {found.rank}: soft labels, noise, several steps, or too many examples."
-        )
         return Reconstruction(
             outcome=Outcome.FAILED,
-            reason=reason,
-            stats={"method": method, "rank": found.rank, "smoothing": found.smoothing},
+            reason=f"No example was found at rank {found.rank}: soft labels, noise, several steps, or too many.",
+            stats={"method": method, "rank": found.rank},
         )
     guessed = torch.repeat_interleave(torch.arange(layer.classes), found.rest)
     labels = torch.cat([found.labels, guessed])
@@ -53,6 +48,7 @@ def reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Re
             "found": len(found.labels),
             "rank": found.rank,
             "residual": found.residual,
+            **({"smoothing": found.smoothing} if found.smoothing else {}),
         },
     )
 
@@ -62,7 +58,8 @@ def _how_sure(layer: LastLayer, found: RestoredExamples, sure: int, labels: int)
         return f"{len(found.labels)} of {labels} examples found under the noise, which leaves nothing to certify."
     if not sure:
         return f"{len(found.labels)} of {labels} examples found, none certified: they do not reproduce the gradient."
-    said = f"{sure} of {labels} labels are certified: their examples reproduce the gradient."
+    under = f" under label smoothing of {found.smoothing:.3g}" if found.smoothing else ""
+    said = f"{sure} of {labels} labels are certified: their examples reproduce the gradient{under}."
     if layer.examples is not None:
         return said
     if not found.sized:
