@@ -132,6 +132,7 @@ def score(attack: Attack, observation: Observation, labels: Tensor) -> dict[str,
     true = torch.bincount(labels, minlength=observation.classes)
     whole = len(got) > 0 and bool(result.certified.all())
     wrong = sure - true if whole else (sure - true).clamp_min(0)  # where all are certified none may be lacking
+    multiple = observation.latest.batch_size is None and whole and _is_multiple(true, sure)
     return {
         "leacc": leacc(got, labels, observation.classes),
         "lnacc": lnacc(got, labels, observation.classes),
@@ -141,9 +142,16 @@ def score(attack: Attack, observation: Observation, labels: Tensor) -> dict[str,
         "cpu_ms": 1000 * cpu,
         "exact": float(whole),
         "certified_labels": float(sure.sum()),
-        "wrong_certified": float(wrong.abs().sum()) if len(got) else 0.0,
+        "wrong_certified": float(wrong.abs().sum()) if len(got) and not multiple else 0.0,
+        "multiples": float(multiple),
         "failed": float(result.outcome is Outcome.FAILED),
     }
+
+
+def _is_multiple(true: Tensor, sure: Tensor) -> bool:
+    """Whether the batch is two or more copies of what was certified, which a server cannot tell, nor claims to."""
+    copies = int(true.sum()) // max(1, int(sure.sum()))
+    return copies > 1 and torch.equal(true, copies * sure)
 
 
 def observe(
