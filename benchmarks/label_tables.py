@@ -157,16 +157,17 @@ def _is_multiple(true: Tensor, sure: Tensor) -> bool:
 def observe(
     net: nn.Sequential, inputs: Tensor, labels: Tensor, bounds: tuple[Tensor, Tensor], *, known: bool
 ) -> Observation:
-    """What the server has; of convolutional networks the last layer's gradient, which is all that is read there."""
+    """What the server has; of convolutional networks the gradients of the last layers that are linear."""
     if any(isinstance(module, nn.Linear) for module in list(net)[:-1]) and not isinstance(net[0], nn.Conv2d):
         parameters = dict(net.named_parameters())
         gradients = torch.autograd.grad(cross_entropy(net(inputs), labels), list(parameters.values()))
         return _view(net, dict(zip(parameters, gradients, strict=True)), inputs, labels, bounds, known=known)
+    first = len(net) - 3 if len(net) > 3 and isinstance(net[-3], nn.Linear) else len(net) - 1
     with torch.no_grad():
-        embeddings = net[:-1](inputs)
-    last = net[-1]
-    gradients = torch.autograd.grad(cross_entropy(last(embeddings), labels), list(last.parameters()))
-    names = [f"{len(net) - 1}.{name}" for name, _ in last.named_parameters()]
+        features = net[:first](inputs)
+    head = net[first:]
+    gradients = torch.autograd.grad(cross_entropy(head(features), labels), list(head.parameters()))
+    names = [name for name, _ in head.named_parameters()]
     return _view(net, dict(zip(names, gradients, strict=True)), inputs, labels, bounds, known=known)
 
 

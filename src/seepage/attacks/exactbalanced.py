@@ -33,6 +33,7 @@ class RestoredExamples:
             the largest share by which an example differs from its softmax.
         rest: ``[C]`` counts of the examples not found, estimated.
         smoothing: share of label smoothing with which the examples reproduce the gradient, 0 for hard labels.
+        fitting: how many examples the layer before the last gave, each with an error that goes with its input.
         sized: whether the batch size is known, or the scale of the gradient tells it: not where clipping took it.
     """
 
@@ -44,6 +45,7 @@ class RestoredExamples:
     residual: float
     rest: Tensor
     smoothing: float = 0.0
+    fitting: int = 0
     sized: bool = True
 
     @property

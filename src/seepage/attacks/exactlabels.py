@@ -14,6 +14,7 @@ from seepage.attacks.exactterms import Pencil, Terms, offsets, remainder
 from seepage.attacks.labelattack import LabelAttack, Question
 from seepage.attacks.labelcounts import round_counts
 from seepage.attacks.labels import LastLayer, label_obstacles
+from seepage.attacks.layerbefore import with_layer_before
 from seepage.types import NoisyRule, Observation, Obstacle, Progress, Reconstruction, go_on
 
 __all__ = ["ExactLabels", "RestoredExamples", "restore_examples"]
@@ -35,8 +36,9 @@ class ExactLabels(LabelAttack):
     Where that does not restore the whole batch, the gradient's rows and columns are balanced first (``balanced``),
     which shows examples that the network fits all but perfectly. There every example's error as the gradient has it is
     held against its softmax. This needs a bias and knows of no scale, so it serves clipped examples (DP-SGD without
-    noise) as well. Under noise of known size the first search is tried while every example stays above it, and nothing
-    is certified; clipped examples are not found there.
+    noise) as well. Where that is no proof either, the layer before the last may give each example entries of its own
+    (``layerbefore``), which name labels and certify none. Under noise of known size the first search is tried while
+    every example stays above it, and nothing is certified; clipped examples are not found there.
 
     Args:
         rounds: rounds of search; each starts from the classes that the remainder still shows.
@@ -84,6 +86,8 @@ class ExactLabels(LabelAttack):
         if clips_only(rule):
             return reported(layer, self._of_clipped(question), self.name)
         found = restore_examples(layer, self, generator=question.generator, progress=question.progress)
+        if rule is None or rule.is_gradient:
+            found = with_layer_before(question.observation, layer, found, generator=question.generator)
         if not isinstance(found, str) and (layer.deviation or not (rule is None or rule.is_gradient)):
             found = replace(found, certified=torch.zeros_like(found.certified))
         return reported(layer, found, self.name)

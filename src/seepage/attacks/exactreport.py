@@ -33,8 +33,9 @@ def reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Re
     order = labels.argsort(stable=True)
     certified = torch.cat([found.certified, torch.zeros(len(guessed), dtype=torch.bool)])[order]
     whole, sure = found.sized and bool(certified.all()), int(certified.sum())
-    error = len(guessed) / len(labels) if layer.deviation else 1 - sure / len(labels)
-    confidence = "certified" if whole else "estimated" if sure or layer.deviation else "guess"
+    known = max(sure, found.fitting)
+    error = len(guessed) / len(labels) if layer.deviation else 1 - known / len(labels)
+    confidence = "certified" if whole else "estimated" if known or layer.deviation else "guess"
     return Reconstruction(
         outcome=Outcome.EXACT if whole and layer.examples is not None else Outcome.APPROXIMATE,
         labels=labels[order],
@@ -56,6 +57,11 @@ def reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Re
 def _how_sure(layer: LastLayer, found: RestoredExamples, sure: int, labels: int) -> str:
     if layer.deviation:
         return f"{len(found.labels)} of {labels} examples found under the noise, which leaves nothing to certify."
+    if found.fitting:
+        return (
+            f"Each of {labels} examples has entries of its own in the layer before the last; {found.fitting} of them "
+            f"have errors that go with their inputs there. {sure} labels are certified."
+        )
     if not sure:
         return f"{len(found.labels)} of {labels} examples found, none certified: they do not reproduce the gradient."
     under = f" under label smoothing of {found.smoothing:.3g}" if found.smoothing else ""
