@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from seepage.attacks.exactlabels import ExactLabels
 from seepage.attacks.labels import usable
+from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.layerbefore import ExamplesBefore, examples_before
 from seepage.federated.rules import FedSGD
 from seepage.types import GradientUpdate, Observation, Outcome, Reconstruction, Round
@@ -59,6 +60,15 @@ def test_labels_come_out_beyond_the_rank_of_the_last_layer(seed: int) -> None:
     assert not bool(result.certified.any())
     assert result.stats["confidence"] == "estimated"
     assert "layer before the last" in result.reason
+
+
+def test_the_entry_takes_them() -> None:
+    net = network(4.0)
+    x, y = batch(net, 12, 0, fitted=8)
+    entry = RestoreLabels(exact=ExactLabels(rounds=2, starts=20))
+    result = entry(observe(net, x, y), generator=torch.Generator().manual_seed(0))
+    assert result.stats["method"] == "exact-labels"
+    assert torch.equal(result.labels, y.sort().values)
 
 
 def test_faint_examples_fit_as_well_as_others() -> None:

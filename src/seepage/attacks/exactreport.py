@@ -50,6 +50,7 @@ def reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Re
             "rank": found.rank,
             "residual": found.residual,
             **({"smoothing": found.smoothing} if found.smoothing else {}),
+            **({"fitting": found.fitting} if found.fitting else {}),
         },
     )
 
