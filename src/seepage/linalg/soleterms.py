@@ -62,8 +62,9 @@ def sole_terms(matrix: Tensor, count: int, *, eps: float, pairs: int, generator:
         return None
     left, right = (torch.stack(side) for side in zip(*found, strict=True))
     terms = _completed(matrix, left, right, eps)
-    rest = matrix - terms.left.T @ terms.right
-    return terms if float(rest.norm()) < _REST * float(matrix.norm()) else None
+    whole = terms.seen.all(0)  # rows of which no term is unknown
+    rest = matrix[whole] - terms.left[:, whole].T @ terms.right
+    return terms if float(rest.norm()) < _REST * float(matrix[whole].norm()) else None
 
 
 def _equal_ratios(matrix: Tensor, one: int, other: int, tol: float) -> list[tuple[Tensor, float]]:
