@@ -12,8 +12,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from seepage.networks.architectures import resnet18
-
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SEEPAGE_DATA", ROOT.parent / "shared" / "data"))
 KEPT = Path(tempfile.gettempdir()) / "seepage-label-networks"  # those that take minutes to train
@@ -86,44 +84,12 @@ def head(width: int, classes: int) -> nn.Sequential:
     return net
 
 
-def vgg11() -> nn.Sequential:
-    """VGG-11 for 3 x 32 x 32 and 100 classes, with two layers of 4,096."""
-    body: list[nn.Module] = []
-    before = 3
-    for block in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
-        for width in block:
-            body += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
-            before = width
-        body.append(nn.MaxPool2d(2))
-    top = [nn.Flatten(), nn.Linear(512, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 100)]
-    return nn.Sequential(*body, *top)
-
-
 def convolutions(classes: int) -> nn.Sequential:
     """Three convolutions with batch norm and a layer of 256, for 3 x 32 x 32."""
     body: list[nn.Module] = []
     for before, after in ((3, 32), (32, 64), (64, 128)):
         body += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*body, nn.Flatten(), nn.Linear(2048, 256), nn.ReLU(), nn.Linear(256, classes))
-
-
-def small_resnet18() -> nn.Sequential:
-    """ResNet-18 with the 7 x 7 stem of stride 2 and pooling, on 32 x 32 pixels."""
-    net = resnet18(3, 100)
-    stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*stem, *list(net)[1:])
-
-
-def half_vgg16() -> nn.Sequential:
-    """VGG-16 with batch norm and half its channels, for 3 x 32 x 32 and 100 classes; 512 features."""
-    body: list[nn.Module] = []
-    before = 3
-    for block in ((32, 32), (64, 64), (128,) * 3, (256,) * 3, (256,) * 3):
-        for width in block:
-            body += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-            before = width
-        body.append(nn.MaxPool2d(2))
-    return nn.Sequential(*body, nn.Flatten(), nn.Linear(before, 512), nn.ReLU(), nn.Linear(512, 100))
 
 
 def seeded(seed: int, build: Callable[[], nn.Sequential]) -> nn.Sequential:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-COUNTED = {"exact", "certified_labels", "wrong_certified", "failed"}  # of all runs; the rest are means
+COUNTED = {"exact", "certified_labels", "wrong_certified", "failed", "multiples"}  # of all runs; the rest are means
 Row = dict[str, float | int | str]
 _CLOCKS = {"cpu_ms": "CPU ms", "ms": "ms"}
 _KNOWN = {
@@ -48,8 +48,8 @@ def _markdown(rows: list[Row]) -> str:
         "# Labels from one update",
         "",
         "Commands: `python benchmarks/labels.py --inits 5 --batches 20` (untrained, wide, large, trained) and",
-        "`python benchmarks/labels_more.py`, `labels_times.py`, `labels_deep.py`, `labels_float32.py` and",
-        "`labels_matching.py` (the others). What was asked and what came out: docs/attacks/labels.md.",
+        "`python benchmarks/labels_more.py`, `labels_times.py`, `labels_deep.py`, `labels_float32.py`,",
+        "`labels_sound.py` and `labels_matching.py` (the others). Asked and measured: docs/attacks/labels.md.",
         f"Machine: {platform.machine()} CPU, 1 thread, torch {torch.__version__}, float32 gradients.",
         "Seeds: initialisations 0, 1, ...; batch j of network i has seed 1000 i + j. A failed run scores as no labels.",
         f"Certificates: {runs} runs of `exact`, {sure:.0f} labels certified in all rows, **{bad:.0f} of them wrong**.",

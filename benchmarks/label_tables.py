@@ -132,6 +132,7 @@ def score(attack: Attack, observation: Observation, labels: Tensor) -> dict[str,
     true = torch.bincount(labels, minlength=observation.classes)
     whole = len(got) > 0 and bool(result.certified.all())
     wrong = sure - true if whole else (sure - true).clamp_min(0)  # where all are certified none may be lacking
+    multiple = observation.latest.batch_size is None and whole and _is_multiple(true, sure)
     return {
         "leacc": leacc(got, labels, observation.classes),
         "lnacc": lnacc(got, labels, observation.classes),
@@ -141,24 +142,32 @@ def score(attack: Attack, observation: Observation, labels: Tensor) -> dict[str,
         "cpu_ms": 1000 * cpu,
         "exact": float(whole),
         "certified_labels": float(sure.sum()),
-        "wrong_certified": float(wrong.abs().sum()) if len(got) else 0.0,
+        "wrong_certified": float(wrong.abs().sum()) if len(got) and not multiple else 0.0,
+        "multiples": float(multiple),
         "failed": float(result.outcome is Outcome.FAILED),
     }
+
+
+def _is_multiple(true: Tensor, sure: Tensor) -> bool:
+    """Whether the batch is two or more copies of what was certified, which a server cannot tell, nor claims to."""
+    copies = int(true.sum()) // max(1, int(sure.sum()))
+    return copies > 1 and torch.equal(true, copies * sure)
 
 
 def observe(
     net: nn.Sequential, inputs: Tensor, labels: Tensor, bounds: tuple[Tensor, Tensor], *, known: bool
 ) -> Observation:
-    """What the server has; of convolutional networks the last layer's gradient, which is all that is read there."""
+    """What the server has; of convolutional networks the gradients of the last layers that are linear."""
     if any(isinstance(module, nn.Linear) for module in list(net)[:-1]) and not isinstance(net[0], nn.Conv2d):
         parameters = dict(net.named_parameters())
         gradients = torch.autograd.grad(cross_entropy(net(inputs), labels), list(parameters.values()))
         return _view(net, dict(zip(parameters, gradients, strict=True)), inputs, labels, bounds, known=known)
+    first = len(net) - 3 if len(net) > 3 and isinstance(net[-3], nn.Linear) else len(net) - 1
     with torch.no_grad():
-        embeddings = net[:-1](inputs)
-    last = net[-1]
-    gradients = torch.autograd.grad(cross_entropy(last(embeddings), labels), list(last.parameters()))
-    names = [f"{len(net) - 1}.{name}" for name, _ in last.named_parameters()]
+        features = net[:first](inputs)
+    head = net[first:]
+    gradients = torch.autograd.grad(cross_entropy(head(features), labels), list(head.parameters()))
+    names = [name for name, _ in head.named_parameters()]
     return _view(net, dict(zip(names, gradients, strict=True)), inputs, labels, bounds, known=known)
 
 

@@ -1,12 +1,13 @@
-"""Labels of trained deep networks and of clipped gradients; adds to benchmarks/results/labels.*.
+"""Labels of deep networks, as drawn and trained, and of clipped gradients; adds to benchmarks/results/labels.*.
 
-Reads only ../shared/data (or $SEEPAGE_DATA). Options: --only trained,clipped; --out. Each table is written as
-soon as it is there. Networks that take minutes to train are kept in a temporary folder.
+Reads only ../shared/data (or $SEEPAGE_DATA). Options: --only vgg,resnet,trained,clipped; --out. Each table is written
+as soon as it is there. Networks that take minutes to train are kept in a temporary folder.
 """
 
 from collections.abc import Callable
 
 import torch
+from label_architectures import half_vgg16, resnet50, small_resnet18, vgg
 from label_networks import (
     KEPT,
     accuracy,
@@ -14,14 +15,13 @@ from label_networks import (
     cifar100,
     clusters,
     fit,
-    half_vgg16,
+    imagenet_photos,
     lenet5,
     on_top,
     seeded,
     shuffled_cifar100,
-    small_resnet18,
 )
-from label_options import Keep, arguments, run
+from label_options import Keep, arguments, run, wanted
 from label_tables import BASELINES, several, under_rule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -31,10 +31,42 @@ from seepage.attacks.labelbaselines import PresentClasses
 from seepage.attacks.labels_auto import RestoreLabels
 from seepage.attacks.pooled import PooledEmbedding
 from seepage.federated.dpsgd import DPSGD
-from seepage.networks.architectures import mlp
+from seepage.networks.architectures import mlp, resnet18
 from seepage.types import Attack
 
 _STAGES = {"ResNet18": (3, 10), "VGG16 at half width": (3,)}  # epochs
+
+
+def vggs(keep: Keep) -> None:
+    """VGG-11 to 19 as drawn; the embeddings are computed once a network."""
+    x, y = cifar100()
+    for layers in (11, 13, 16, 19):
+        titles = {examples: f"VGG{layers} CIFAR-100 untrained, K={examples}" for examples in (24, 128, 1024)}
+        if not any(wanted(title) for title in titles.values()):
+            continue
+        heads = [on_top(seeded(seed, lambda n=layers: vgg(n)), x[:2500]) for seed in range(5)]
+        for examples, title in titles.items():
+            keep(several(title, heads, y[:2500], examples, 20, {**BASELINES, "pooled": PooledEmbedding()}))
+
+
+def resnets(keep: Keep) -> None:
+    """The zoo's ResNet-18, and ResNet-50, as drawn, in evaluation mode, on photographs of 224 x 224."""
+    more: dict[str, Attack] = {"pooled": PooledEmbedding()}
+    for name, count, sizes, build in (
+        ("ResNet18", 48, (24, 48, 512), lambda: resnet18(3, 1000)),
+        ("ResNet50", 200, (24, 128, 512, 2048), lambda: resnet50(1000)),
+    ):
+        title = f"{name} ImageNet 224 px untrained, {count} photos, 20 times each, random labels of 1,000"
+        if not any(wanted(f"{title}, K={examples}") for examples in sizes):
+            continue
+        photos = imagenet_photos(count)
+        labels = torch.randint(1000, (20 * count,), generator=torch.Generator().manual_seed(5))
+        heads = [on_top(seeded(seed, build), photos) for seed in range(5)]
+        heads = [(net, e.repeat(20, 1)) for net, e in heads]
+        for examples in sizes:
+            methods = {**{k: v for k, v in BASELINES.items() if k != "RLG"}, **more}  # 1,000 linear programs a batch
+            methods |= {"exact": ExactLabels()} if examples < 100 else {}
+            keep(several(f"{title}, K={examples}", heads, labels, examples, 20, methods))
 
 
 def trained(keep: Keep) -> None:
@@ -126,6 +158,8 @@ def _clipped(  # noqa: PLR0917
 
 
 SECTIONS: dict[str, Callable[[Keep], None]] = {
+    "vgg": vggs,
+    "resnet": resnets,
     "trained": trained,
     "clipped": clipped,
 }

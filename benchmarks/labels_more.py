@@ -1,4 +1,4 @@
-"""More label tables: networks trained and deep, FedAvg, noise, soundness; adds to benchmarks/results/labels.*.
+"""More label tables: networks trained, FedAvg, noise; adds to benchmarks/results/labels.*.
 
 Reads only ../shared/data (or $SEEPAGE_DATA). Options: --only cifar10,cifar100,...; --out. Each table is written as soon
 as it is there. Networks that take minutes to train are kept in a temporary folder.
@@ -11,21 +11,16 @@ from label_networks import (
     accuracy,
     cifar10_images,
     cifar100,
-    clusters,
     convolutions,
-    fit,
-    imagenet_photos,
     kept,
     lenet5,
     memorised,
     mnist,
-    on_top,
     seeded,
     shuffled_cifar100,
-    vgg11,
 )
 from label_options import Keep, arguments, run
-from label_tables import BASELINES, add, mean_rows, no_sums, observe, score, several, table, under_rule
+from label_tables import BASELINES, table, under_rule
 from torch import nn
 
 from seepage.attacks.auxiliary import AuxiliaryData
@@ -39,7 +34,7 @@ from seepage.attacks.pooled import PooledEmbedding
 from seepage.data.sources import load_dataset
 from seepage.federated.dpsgd import DPSGD
 from seepage.federated.fedavg import FedAvg
-from seepage.networks.architectures import mlp, resnet18
+from seepage.networks.architectures import mlp
 from seepage.types import Attack
 
 
@@ -80,25 +75,6 @@ def cifar100_double(keep: Keep) -> None:
             keep(table(title, [net], (x[part].double(), y[part]), examples, 5, {"exact": ExactLabels()}))
 
 
-def soundness(keep: Keep) -> None:
-    """2,000 batches of small networks at all stages of training, half of them without bias."""
-    x, y = clusters(30)
-    for activation in (nn.ReLU, nn.SiLU, nn.LeakyReLU, nn.Tanh):
-        for steps in (0, 40, 200, 600):
-            sums, method = no_sums(), f"exact, {activation.__name__}, {steps} steps"
-            for index in range(5):
-                net = seeded(index, lambda a=activation, b=index % 2 == 0: small(a, bias=b))
-                net = fit(net, x[:2000], y[:2000], steps, rate=1e-2)
-                for batch in range(25):
-                    generator = torch.Generator().manual_seed(1000 * index + batch)
-                    examples = 1 + int(torch.randint(14, (), generator=generator))
-                    chosen = 2000 + torch.randperm(2000, generator=generator)[:examples]
-                    seen = observe(net, x[chosen], y[chosen], (x.amin(), x.amax()), known=batch % 2 == 0)
-                    add(sums, method, score(ExactLabels(), seen, y[chosen]))
-            title = "Soundness: MLP clusters C=30, K=1..14, known in half, networks 1 and 3 without bias"
-            keep(mean_rows(title, sums, 5, 25))
-
-
 def activations(keep: Keep) -> None:
     """LeNet-5 with Leaky ReLU and Swish at the batch sizes of the ReLU rows."""
     x, y = cifar100()
@@ -107,24 +83,6 @@ def activations(keep: Keep) -> None:
         nets = [seeded(seed, lambda a=activation: lenet5(a)) for seed in range(5)]
         for examples, batches in ((24, 20), (128, 20), (4096, 4)):
             keep(table(f"LeNet5-{name} CIFAR-100 untrained, K={examples}", nets, (x, y), examples, batches, methods))
-
-
-def deep(keep: Keep) -> None:
-    """VGG-11 and the zoo's ResNet-18, as drawn, in evaluation mode; the embeddings are computed once a network."""
-    methods: dict[str, Attack] = {**BASELINES, "pooled": PooledEmbedding()}
-    x, y = cifar100()
-    heads = [on_top(seeded(seed, vgg11), x[:2500]) for seed in range(5)]
-    for examples in (24, 128, 1024):
-        title = f"VGG11 CIFAR-100 untrained, K={examples}"
-        keep(several(title, heads, y[:2500], examples, 20, methods))
-    photos = imagenet_photos(48)
-    labels = torch.randint(1000, (20 * len(photos),), generator=torch.Generator().manual_seed(5))
-    heads = [on_top(seeded(seed, lambda: resnet18(3, 1000)), photos) for seed in range(5)]
-    heads = [(net, e.repeat(20, 1)) for net, e in heads]
-    for examples in (24, 48, 512):
-        title = f"ResNet18 ImageNet 224 px untrained, 48 photos, 20 times each, random labels of 1,000, K={examples}"
-        more: dict[str, Attack] = {"exact": ExactLabels()} if examples < 100 else {}
-        keep(several(title, heads, labels, examples, 20, {**methods, **more}))
 
 
 def fedavg(keep: Keep) -> None:
@@ -186,19 +144,13 @@ def _fcn(keep: Keep, hidden: int, examples: int) -> None:
     keep(table(f"{name} MNIST untrained, K={examples}", nets, mnist(), examples, 20, methods))
 
 
-def small(activation: type[nn.Module], *, bias: bool) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(12, 48), activation(), nn.Linear(48, 30, bias=bias))
-
-
 SECTIONS: dict[str, Callable[[Keep], None]] = {
     "fcn": fcn,
     "digits": digits,
     "cifar10": cifar10,
-    "soundness": soundness,
     "activations": activations,
     "fedavg": fedavg,
     "noise": noise,
-    "deep": deep,
     "cifar100": cifar100_memorised,
     "cifar100-double": cifar100_double,
 }

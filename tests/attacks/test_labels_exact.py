@@ -1,5 +1,7 @@
 """ExactLabels: what is certified is right, K comes out, and what it cannot know it refuses with a reason."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -101,12 +103,27 @@ def test_repeated_labels_are_told_apart() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.3])
 @pytest.mark.parametrize("steps", [0, 60])
-def test_label_smoothing_is_named_and_refused(smoothing: float, steps: int) -> None:
+def test_label_smoothing_is_named_and_solved(smoothing: float, steps: int) -> None:
     private = draw(6, torch.Generator().manual_seed(0))
-    result = run(observe(network(1, steps), private, smoothing=smoothing))
-    assert result.outcome is Outcome.FAILED
+    result = run(observe(network(1, steps), private, smoothing=smoothing, known=True))
+    assert result.outcome is Outcome.EXACT
     assert "label smoothing" in result.reason
     assert result.stats["smoothing"] == pytest.approx(smoothing, abs=1e-3)
+    assert torch.equal(result.labels, private.labels.sort().values)
+
+
+@pytest.mark.parametrize(("classes", "examples"), [(5, 3), (8, 6)])
+def test_hard_labels_are_not_called_smoothed_where_there_are_too_few_equations(classes: int, examples: int) -> None:
+    for seed in range(8):  # half of these batches have a root with soft labels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            body = (nn.Linear(12, 16), nn.LayerNorm(16), nn.SiLU())
+            net = nn.Sequential(*body, nn.Linear(16, classes))
+            private = PrivateBatch(inputs=torch.randn(examples, 12), labels=torch.randint(classes, (examples,)))
+        seen = replace(observe(net, private, known=True), classes=classes)
+        result = ExactLabels(rounds=2, starts=20)(seen, generator=torch.Generator().manual_seed(0))
+        assert "smoothing" not in result.reason
+        assert "smoothing" not in result.stats
 
 
 def test_soft_labels_noise_and_two_steps_are_never_certified_wrong() -> None:

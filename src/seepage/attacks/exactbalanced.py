@@ -32,7 +32,8 @@ class RestoredExamples:
         residual: what is left of the gradient beyond the rank it should have, as a share of it; of a balanced gradient
             the largest share by which an example differs from its softmax.
         rest: ``[C]`` counts of the examples not found, estimated.
-        smoothing: share of label smoothing if that explains the gradient where hard labels do not, else 0.
+        smoothing: share of label smoothing with which the examples reproduce the gradient, 0 for hard labels.
+        fitting: how many examples the layer before the last gave, each with an error that goes with its input.
         sized: whether the batch size is known, or the scale of the gradient tells it: not where clipping took it.
     """
 
@@ -44,6 +45,7 @@ class RestoredExamples:
     residual: float
     rest: Tensor
     smoothing: float = 0.0
+    fitting: int = 0
     sized: bool = True
 
     @property

@@ -11,7 +11,7 @@ _CHUNK = 20_000_000  # entries of one batch of Jacobians: 160 MB
 
 
 def descend(
-    pencil: Pencil, space: Space, classes: Tensor, a: Tensor, *, steps: int, soft: bool = False
+    pencil: Pencil, space: Space, classes: Tensor, a: Tensor, *, steps: int, soft: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Levenberg-Marquardt on ``(I - UU^T) d / |d|`` from many starts at once.
 
@@ -23,15 +23,16 @@ def descend(
         classes: ``[s]``.
         a: ``[s, r]`` starts.
         steps: at most so many.
-        soft: whether a label-smoothing share is an unknown of each start as well.
+        soft: ``[s]`` shares of label smoothing to start from, which are unknowns then; else the pencil's holds.
 
     Returns:
         ``(a [s, r], residual [s], smoothing [s])``.
     """
     size = max(1, _CHUNK // max(1, len(pencil.B) * (space.N.shape[1] + 1)))
+    shares = a.new_full((len(a),), pencil.smoothing) if soft is None else soft
     parts = [
-        _descend(pencil.B, space, classes[i : i + size], a[i : i + size], steps=steps, soft=soft)
-        for i in range(0, len(a), size)
+        _descend(pencil.B, space, (classes[part], a[part], shares[part]), steps=steps, soft=soft is not None)
+        for part in (slice(i, i + size) for i in range(0, len(a), size))
     ]
     return (
         torch.cat([part[0] for part in parts]),
@@ -41,11 +42,11 @@ def descend(
 
 
 def _descend(
-    B: Tensor, space: Space, classes: Tensor, a: Tensor, *, steps: int, soft: bool
+    B: Tensor, space: Space, starts: tuple[Tensor, Tensor, Tensor], *, steps: int, soft: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     U, a0, N = space.U, space.a0, space.N
+    classes, a, smoothing = starts[0], starts[1], starts[2].clone()
     t = (a - a0) @ N
-    smoothing = torch.zeros(len(t), dtype=t.dtype)
     damping = torch.full_like(smoothing, 1e-3)
     residual = _misfit(B, U, a0 + t @ N.T, classes, smoothing=smoothing)[2]
     going = torch.arange(len(t) if t.shape[1] + soft else 0)

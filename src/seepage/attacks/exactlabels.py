@@ -14,6 +14,7 @@ from seepage.attacks.exactterms import Pencil, Terms, offsets, remainder
 from seepage.attacks.labelattack import LabelAttack, Question
 from seepage.attacks.labelcounts import round_counts
 from seepage.attacks.labels import LastLayer, label_obstacles
+from seepage.attacks.layerbefore import with_layer_before
 from seepage.types import NoisyRule, Observation, Obstacle, Progress, Reconstruction, go_on
 
 __all__ = ["ExactLabels", "RestoredExamples", "restore_examples"]
@@ -29,13 +30,15 @@ class ExactLabels(LabelAttack):
     An example is a root ``(e, c)`` of ``softmax(W e + b) - onehot(c) in span(U)``, ``e in span(V)``, with U, V the
     singular spaces of ``[gW gb]``: ``C - 1 - K`` equations, ``K - 1`` unknowns. Each root found takes a dimension from
     both spaces, so the search goes past C/2 when it begins well. Roots are then refined together. Certified only if the
-    terms reproduce the gradient to its rounding, each far above what is left. Needs hard labels and one batch.
+    terms reproduce the gradient to its rounding, each far above what is left. Needs one batch with hard labels, or
+    with one share of label smoothing for all, which is an unknown like the rest and named only if it proves them all.
 
     Where that does not restore the whole batch, the gradient's rows and columns are balanced first (``balanced``),
     which shows examples that the network fits all but perfectly. There every example's error as the gradient has it is
     held against its softmax. This needs a bias and knows of no scale, so it serves clipped examples (DP-SGD without
-    noise) as well. Under noise of known size the first search is tried while every example stays above it, and nothing
-    is certified; clipped examples are not found there.
+    noise) as well. Where that is no proof either, the layer before the last may give each example entries of its own
+    (``layerbefore``), which name labels and certify none. Under noise of known size the first search is tried while
+    every example stays above it, and nothing is certified; clipped examples are not found there.
 
     Args:
         rounds: rounds of search; each starts from the classes that the remainder still shows.
@@ -83,6 +86,8 @@ class ExactLabels(LabelAttack):
         if clips_only(rule):
             return reported(layer, self._of_clipped(question), self.name)
         found = restore_examples(layer, self, generator=question.generator, progress=question.progress)
+        if rule is None or rule.is_gradient:
+            found = with_layer_before(question.observation, layer, found, generator=question.generator)
         if not isinstance(found, str) and (layer.deviation or not (rule is None or rule.is_gradient)):
             found = replace(found, certified=torch.zeros_like(found.certified))
         return reported(layer, found, self.name)
@@ -128,6 +133,18 @@ def _as_it_is(
     pencil = read_pencil(layer, reach=options.reach)
     if isinstance(pencil, str):
         return pencil
+    return _of_pencil(layer, pencil, options, generator, progress, patience=patience)
+
+
+def _of_pencil(
+    layer: LastLayer,
+    pencil: Pencil,
+    options: ExactLabels,
+    generator: torch.Generator,
+    progress: Progress,
+    *,
+    patience: int,
+) -> RestoredExamples:
     tilt = pencil.floor / float(pencil.S[-1]) if layer.deviation else 0.0
     search = Search(pencil=pencil, starts=options.starts, steps=options.steps, precision=options.precision, tilt=tilt)
     terms = Terms(classes=torch.zeros(0, dtype=torch.int64), a=pencil.S.new_zeros(0, pencil.rank))
@@ -138,10 +155,12 @@ def _as_it_is(
         before = len(terms)
         terms, examples = search(terms, examples, barren, generator)
         barren = 0 if len(terms) > before else barren + 1
-        if done == 0 and not len(terms):
-            share = search.smoothing()
-            if share:
-                return replace(_summary(layer, pencil, terms, 0, options.precision), smoothing=share)
+        if done == 0 and not len(terms) and not pencil.smoothing:
+            for share in search.smoothing():
+                smooth = replace(pencil, smoothing=share)
+                found = _of_pencil(layer, smooth, options, generator, progress, patience=1)
+                if len(found.labels) == pencil.rank and bool(found.certified.all()):
+                    return found
     if layer.examples is None and examples > MOST_EXAMPLES * layer.classes:
         examples = 0.0  # no solution: the scale of the terms runs away
     return _summary(layer, pencil, terms, round(examples), options.precision)
@@ -177,6 +196,7 @@ def _summary(layer: LastLayer, pencil: Pencil, terms: Terms, examples: int, prec
         rank=r,
         residual=beyond / size,
         rest=rest,
+        smoothing=pencil.smoothing,
     )
 
 

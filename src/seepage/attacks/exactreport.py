@@ -23,23 +23,19 @@ def reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Re
     if isinstance(found, str):
         return Reconstruction(outcome=Outcome.FAILED, reason=found, stats={"method": method})
     if found.examples == 0 or len(found.labels) == 0:
-        reason = (
-            f"No hard label explains the gradient, but label smoothing of {found.smoothing:.3f} does; not supported."
-            if found.smoothing
-            else f"No example was found at rank {found.rank}: soft labels, noise, several steps, or too many examples."
-        )
         return Reconstruction(
             outcome=Outcome.FAILED,
-            reason=reason,
-            stats={"method": method, "rank": found.rank, "smoothing": found.smoothing},
+            reason=f"No example was found at rank {found.rank}: soft labels, noise, several steps, or too many.",
+            stats={"method": method, "rank": found.rank},
         )
     guessed = torch.repeat_interleave(torch.arange(layer.classes), found.rest)
     labels = torch.cat([found.labels, guessed])
     order = labels.argsort(stable=True)
     certified = torch.cat([found.certified, torch.zeros(len(guessed), dtype=torch.bool)])[order]
     whole, sure = found.sized and bool(certified.all()), int(certified.sum())
-    error = len(guessed) / len(labels) if layer.deviation else 1 - sure / len(labels)
-    confidence = "certified" if whole else "estimated" if sure or layer.deviation else "guess"
+    known = max(sure, found.fitting)
+    error = len(guessed) / len(labels) if layer.deviation else 1 - known / len(labels)
+    confidence = "certified" if whole else "estimated" if known or layer.deviation else "guess"
     return Reconstruction(
         outcome=Outcome.EXACT if whole and layer.examples is not None else Outcome.APPROXIMATE,
         labels=labels[order],
@@ -53,6 +49,8 @@ def reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Re
             "found": len(found.labels),
             "rank": found.rank,
             "residual": found.residual,
+            **({"smoothing": found.smoothing} if found.smoothing else {}),
+            **({"fitting": found.fitting} if found.fitting else {}),
         },
     )
 
@@ -60,9 +58,15 @@ def reported(layer: LastLayer, found: RestoredExamples | str, method: str) -> Re
 def _how_sure(layer: LastLayer, found: RestoredExamples, sure: int, labels: int) -> str:
     if layer.deviation:
         return f"{len(found.labels)} of {labels} examples found under the noise, which leaves nothing to certify."
+    if found.fitting:
+        return (
+            f"Each of {labels} examples has entries of its own in the layer before the last; {found.fitting} of them "
+            f"have errors that go with their inputs there. {sure} labels are certified."
+        )
     if not sure:
         return f"{len(found.labels)} of {labels} examples found, none certified: they do not reproduce the gradient."
-    said = f"{sure} of {labels} labels are certified: their examples reproduce the gradient."
+    under = f" under label smoothing of {found.smoothing:.3g}" if found.smoothing else ""
+    said = f"{sure} of {labels} labels are certified: their examples reproduce the gradient{under}."
     if layer.examples is not None:
         return said
     if not found.sized:

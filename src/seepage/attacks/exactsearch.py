@@ -19,6 +19,10 @@ _POWERS = 2  # passes that turn a sketch to the singular vectors
 _FLOAT32 = 1e-9  # rounding unit of the client's above which a sketch, which squares the gradient, loses nothing
 _FLOOR = 0.1  # rounding units of the largest singular value, below which all are alike
 _AGREED = 0.2  # share by which a term may differ from the others about the batch size
+_LEAST_SHARE = 1e-3  # of label smoothing
+_SHARES = (0.0, 0.05, 0.1, 0.2, 0.4)  # of label smoothing from which to start
+_MOST_SHARES = 3  # tried
+_SOFT_STARTS = 128  # classes that a search with soft labels starts from
 _TOLERANCES = (1e-4, 1e-3, 1e-2, 0.1)  # residuals taken after 0, 1, 2, ... rounds without success
 
 
@@ -59,15 +63,28 @@ class Search:
         terms, examples = _taken(pencil, terms, examples, (classes, a, residual))
         return (_settled(pencil, terms, examples, self.precision), examples) if examples else (terms, examples)
 
-    def smoothing(self) -> float:
-        """The share of label smoothing on which at least half of the roots with soft labels agree, else 0."""
+    def smoothing(self) -> list[float]:
+        """Shares of label smoothing worth a try: where most roots with soft labels agree, rounded and as they are.
+
+        A root in too few equations has some share or other: only what the whole gradient obeys is proved.
+        """
         pencil = self.pencil
         nothing = Terms(classes=torch.zeros(0, dtype=torch.int64), a=pencil.S.new_zeros(0, pencil.rank))
-        classes, a = _starts(pencil, nothing, 0.0, 0, torch.Generator())
-        _, residual, share = descend(pencil, unmixed(pencil, nothing, 0.0), classes, a, steps=self.steps * 2, soft=True)
-        roots = share[(residual < 1e-4) & (share > 1e-3)]
-        middle = float(roots.median()) if len(roots) else 0.0
-        return middle if len(roots) and float(((roots - middle).abs() < 1e-2).double().mean()) >= 0.5 else 0.0
+        classes, a = _starts(pencil, nothing, 0.0, 0, torch.Generator(), soft=True)
+        shares = a.new_tensor(_SHARES).repeat_interleave(len(a))
+        classes, a = classes.repeat(len(_SHARES)), a.repeat(len(_SHARES), 1)
+        free = unmixed(pencil, nothing, 0.0)
+        _, residual, share = descend(pencil, free, classes, a, steps=self.steps * 2, soft=shares)
+        roots = share[(residual < 1e-4) & (share > _LEAST_SHARE)]
+        worth: list[float] = []
+        while len(roots) and len(worth) < 2 * _MOST_SHARES:
+            near = (roots[:, None] - roots).abs() < 1e-3
+            most = near[int(near.sum(1).argmax())]
+            middle = float(roots[most].median())
+            whole = round(middle, 3)
+            worth += [whole, middle] if abs(whole - middle) < 1e-4 else [middle]
+            roots = roots[~most]
+        return worth
 
 
 def read_pencil(layer: LastLayer, *, reach: float) -> Pencil | str:
@@ -172,13 +189,16 @@ def _settled(pencil: Pencil, terms: Terms, examples: float, precision: float) ->
 
 
 def _starts(
-    pencil: Pencil, terms: Terms, examples: float, random: int, generator: torch.Generator
+    pencil: Pencil, terms: Terms, examples: float, random: int, generator: torch.Generator, *, soft: bool = False
 ) -> tuple[Tensor, Tensor]:
     """``(classes [s], a [s, r])``: what each class's row of the remainder says its embedding is."""
     rows = remainder(pencil, terms, examples) if len(terms) else pencil.U * pencil.S
     share = _shares(pencil, rows)
     order = share.argsort()
     present = int((share < -1e-9 * share.abs().max()).sum())
+    if soft or pencil.smoothing:  # a label's own entry is positive where the network is surer than its target
+        order = share.abs().argsort(descending=True)
+        present = min(len(order), max(_SOFT_STARTS, present))
     if random or not present:
         present = min(len(order), max(present, 2 * (pencil.rank - len(terms)) + 4))
     classes = order[:present]

@@ -24,6 +24,7 @@ class Pencil:
         B: ``[C, r]``, logits of a coordinate.
         one: ``[r]``, the row of V whose entry of each embedding is 1; ``None`` without bias.
         floor: the singular value that noise has, where the signal ends.
+        smoothing: share of label smoothing in the client's targets.
     """
 
     U: Tensor
@@ -32,6 +33,7 @@ class Pencil:
     B: Tensor
     floor: float
     one: Tensor | None
+    smoothing: float = 0.0
 
     @property
     def free(self) -> Tensor:
@@ -95,7 +97,7 @@ class Space:
 
 def offsets(pencil: Pencil, terms: Terms) -> Tensor:
     """``[f, C]``: the loss gradients ``d`` of the terms."""
-    return errors(pencil.B, terms.a, terms.classes)[1]
+    return errors(pencil.B, terms.a, terms.classes, pencil.smoothing)[1]
 
 
 def remainder(pencil: Pencil, terms: Terms, examples: float) -> Tensor:
@@ -119,10 +121,10 @@ def unmixed(pencil: Pencil, terms: Terms, examples: float) -> Space:
     return Space(U=left[:, :free], a0=Q @ last[:, 0] / last.square().sum(), N=N)
 
 
-def errors(B: Tensor, a: Tensor, classes: Tensor, smoothing: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def errors(B: Tensor, a: Tensor, classes: Tensor, smoothing: Tensor | float) -> tuple[Tensor, Tensor]:
     """``(p [s, C], d [s, C])``: probabilities, and less the targets, whose share ``smoothing [s]`` is spread evenly."""
     p = torch.softmax(a @ B.T, 1)
-    share = a.new_zeros(len(a)) if smoothing is None else smoothing
+    share = torch.as_tensor(smoothing, dtype=a.dtype).expand(len(a))
     d = p - share[:, None] / len(B)
     d[torch.arange(len(a)), classes] -= 1 - share
     return p, d
@@ -179,7 +181,7 @@ def _normal_equations(pencil: Pencil, terms: Terms, examples: float, N: Tensor) 
     rest = remainder(pencil, terms, examples) * examples
     left, _, right = torch.linalg.svd(rest, full_matrices=False)
     L, Q = left[:, :free], right[:free].T
-    p, d = errors(pencil.B, terms.a, terms.classes)
+    p, d = errors(pencil.B, terms.a, terms.classes, pencil.smoothing)
     rest = rest - L @ (L.T @ rest)
     rest = rest - (rest @ Q) @ Q.T
     M = slopes(pencil.B @ N, p).movedim(1, 0).reshape(len(pencil.B), f * q)

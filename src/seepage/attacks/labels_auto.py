@@ -75,7 +75,8 @@ class RestoreLabels:
         tried = None
         if not self.exact.obstacles(observation):
             tried = self.exact(observation, generator=generator, progress=progress)
-            if 2 * int(tried.certified.sum()) > len(tried.certified) or _found_under_noise(tried, observation):
+            known = max(int(tried.certified.sum()), int(tried.stats.get("fitting", 0)))
+            if 2 * known > len(tried.certified) or _found_under_noise(tried, observation):
                 return tried
         if usable(observation).examples is None:
             return _of_unknown_size(observation, "" if tried is None else f" {tried.reason}")
