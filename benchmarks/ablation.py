@@ -13,12 +13,12 @@ from exact import CIFAR, RESULTS, Cell, load, mlp, prism
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.directions import accept, least_apart, round_inputs
 from seepage.attacks.found import Found, Kept
 from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.prism import Unmixing
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.data.sources import Dataset
 from seepage.federated.rules import FedSGD
 from seepage.linalg.filters import FILTER_BANKS, FilterBank
@@ -127,7 +127,7 @@ def mixture_of(dataset: Dataset, batch_size: int, width: int, seed: int) -> tupl
     update = FedSGD()(network, batch, chance)
     view = ThreatModel().view(network=network, update=update, batch=batch, rule=FedSGD(), classes=classes)
     layer = find_relu_layer(view)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     mixture = mix(layer, least_share=LEAST_SHARE, generator=chance)
     assert mixture is not None
     return mixture, batch.inputs.flatten(1).double()

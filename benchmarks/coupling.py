@@ -10,13 +10,13 @@ import torch
 from exact import CIFAR, RESULTS, Cell, load, mlp, prism
 from torch import Tensor
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.coupled import CoupledSearch, heights, round_distinct
 from seepage.attacks.directions import accept
 from seepage.attacks.expectederrors import expected_errors
 from seepage.attacks.found import Found
 from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.spearpp import SEARCHES, SphereSearch
 from seepage.federated.rules import FedSGD
 from seepage.linalg.coupling import Coupling
@@ -58,7 +58,7 @@ def prepared(batch_size: int, width: int, seed: int) -> tuple[Mixture, Tensor]:
     update = FedSGD()(network, batch, chance)
     view = ThreatModel().view(network=network, update=update, batch=batch, rule=FedSGD(), classes=dataset.classes)
     layer = find_relu_layer(view)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     mixture = mix(layer, least_share=LEAST_SHARE, generator=chance)
     assert mixture is not None
     expected = expected_errors(view, layer.name, awake=mixture.awake, generator=chance)

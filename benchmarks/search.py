@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.closing import choose
 from seepage.attacks.directions import accept
 from seepage.attacks.found import Found
 from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.spearpp import SPEARPlusPlus, round_ends
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD
@@ -43,7 +43,7 @@ SIZES = ((24, 400), (64, 1000), (100, 1000))
 STARTS = 256
 
 
-def observe(dataset: Dataset, batch_size: int, width: int, seed: int) -> tuple[Observation, ReLULayer]:
+def observe(dataset: Dataset, batch_size: int, width: int, seed: int) -> tuple[Observation, AttackedLayer]:
     """One client's gradient at a fresh network."""
     chance = torch.Generator().manual_seed(seed)
     batch = dataset.batch(torch.randperm(len(dataset), generator=chance)[:batch_size])
@@ -52,11 +52,11 @@ def observe(dataset: Dataset, batch_size: int, width: int, seed: int) -> tuple[O
     update = rule(network, batch, chance)
     seen = ThreatModel().view(network=network, update=update, batch=batch, rule=rule, classes=dataset.classes)
     layer = find_relu_layer(seen)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     return seen, layer
 
 
-def mixed(layer: ReLULayer, seed: int) -> Mixture:
+def mixed(layer: AttackedLayer, seed: int) -> Mixture:
     """The layer's factors."""
     mixture = mix(layer, least_share=LEAST_SHARE, generator=torch.Generator().manual_seed(seed))
     assert mixture is not None

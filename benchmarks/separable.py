@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from seepage.attacks import directions
+from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.budget import Budget
 from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.prism import PRISM
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.separable import separable_share
 from seepage.audit.catalogue import build_rule
 from seepage.metrics import match
@@ -100,7 +100,7 @@ def run(case: Case, seed: int, *, asked: bool, seconds: float) -> Outcome:
     finally:
         directions.separable_share = separable_share
     layer = find_relu_layer(view)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     mixture = mix(layer, least_share=LEAST_SHARE, generator=torch.Generator().manual_seed(seed))
     truth = None if mixture is None else true_directions(mixture, inputs)
     own = [] if mixture is None or truth is None else separable_share(mixture, truth).tolist()

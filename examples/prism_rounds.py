@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.closing import choose
 from seepage.attacks.directions import accept, complete
 from seepage.attacks.found import Found
 from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.prism import Unmixing
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.solution import Solution
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD
@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = load_dataset("photos", size=32)
     observation = observe(dataset, options.batch_size, options.width, options.seed)
     layer = find_relu_layer(observation)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     chance = torch.Generator().manual_seed(options.seed)
     mixture = mix(layer, least_share=LEAST_SHARE, generator=chance)
     assert mixture is not None

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_input_layer, find_layer
 from seepage.attacks.auto import Auto
 from seepage.attacks.budget import Budget
 from seepage.attacks.exactify import Exactify
 from seepage.attacks.prism import PRISM
-from seepage.attacks.relulayer import ReLULayer, find_input_layer, find_layer
 from seepage.attacks.spear import SPEAR
 from seepage.audit.preflight import inspect_network
 from seepage.data.sources import load_dataset
@@ -175,7 +175,7 @@ def test_attacks_on_zeros_still_refuse_and_a_layer_can_be_named() -> None:
     observation = observed(built("mlp:60,60:gelu"), batch_of(6))
     assert "no zeros" in str(SPEAR().obstacles(observation)[0])
     named = find_input_layer(observation, "1")
-    assert isinstance(named, ReLULayer)
+    assert isinstance(named, AttackedLayer)
     assert not named.relu
     assert not named.gated
     inner = find_input_layer(observation, "3")

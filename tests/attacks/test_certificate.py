@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.budget import Budget
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.replay import Replay, replay
 from seepage.attacks.spear import SPEAR
 from seepage.data.sources import load_dataset
@@ -16,7 +16,7 @@ from seepage.networks.zoo import build_network
 from seepage.types import GradientUpdate, Observation, PrivateBatch, Reconstruction, ThreatModel
 
 
-def round_of(indices: list[int]) -> tuple[Observation, ReLULayer, PrivateBatch]:
+def round_of(indices: list[int]) -> tuple[Observation, AttackedLayer, PrivateBatch]:
     dataset = load_dataset("digits")
     batch = dataset.batch(torch.tensor(indices))
     network = build_network("mlp:60,40", input_shape=dataset.input_shape, classes=10, seed=0).double()
@@ -25,11 +25,11 @@ def round_of(indices: list[int]) -> tuple[Observation, ReLULayer, PrivateBatch]:
     update = rule(network, batch, torch.Generator().manual_seed(0))
     seen = ThreatModel().view(network=network, update=update, batch=batch, rule=rule, classes=10)
     layer = find_relu_layer(seen)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     return seen, layer, batch
 
 
-def errors_of(seen: Observation, layer: ReLULayer, batch: PrivateBatch, shares: list[float]) -> torch.Tensor:
+def errors_of(seen: Observation, layer: AttackedLayer, batch: PrivateBatch, shares: list[float]) -> torch.Tensor:
     """Each example's own part of the bias gradient, ``[k, m]``."""
     rows = []
     for index, share in enumerate(shares):

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.closing import choose
 from seepage.attacks.found import Found, Kept
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.prism import PRISM
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.data.sources import load_dataset
 from seepage.federated.dpsgd import DPSGD
 from seepage.federated.rules import FedSGD
@@ -36,7 +36,7 @@ def observed(rule: UpdateRule, seed: int = SEED) -> tuple[Observation, PrivateBa
 def truth_of(observation: Observation, batch: PrivateBatch) -> tuple[Mixture, Tensor]:
     """The layer's mixture and the true directions ``[b, b]``."""
     layer = find_relu_layer(observation)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     mixture = mix(layer, least_share=0.2, generator=chance())
     assert mixture is not None
     mixing = batch.inputs.flatten(1).double() @ mixture.factors.right.T / mixture.factors.singular

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.budget import Budget
 from seepage.attacks.prism import PRISM
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.rows import read_rows, with_rows
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
@@ -17,23 +17,23 @@ from seepage.networks.zoo import build_network
 from seepage.types import INTERRUPTED, Observation, Outcome, PrivateBatch, Reconstruction, ThreatModel
 
 
-def seen(network: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Observation, ReLULayer]:
+def seen(network: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Observation, AttackedLayer]:
     batch, rule = PrivateBatch(inputs=inputs, labels=labels), FedSGD()
     update = rule(network, batch, torch.Generator().manual_seed(0))
     observation = ThreatModel().view(network=network, update=update, batch=batch, rule=rule, classes=10)
     layer = find_relu_layer(observation)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     return observation, layer
 
 
-def digits(spec: str, batch_size: int, seed: int) -> tuple[Observation, ReLULayer, Tensor]:
+def digits(spec: str, batch_size: int, seed: int) -> tuple[Observation, AttackedLayer, Tensor]:
     dataset = load_dataset("digits")
     network = build_network(spec, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed)
     batch = dataset.batch(torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:batch_size])
     return *seen(network, batch.inputs, batch.labels), batch.inputs.flatten(1).double()
 
 
-def read(observation: Observation, layer: ReLULayer) -> Tensor:
+def read(observation: Observation, layer: AttackedLayer) -> Tensor:
     chance = torch.Generator().manual_seed(0)
     return read_rows(observation, layer, low_rank_factors(layer.weight_gradient, generator=chance), generator=chance)
 
@@ -85,7 +85,7 @@ def test_a_gradient_without_a_clear_rank_is_read_as_well() -> None:
 def test_nothing_is_read_at_an_inner_layer_or_where_every_error_lies_in_the_span() -> None:
     observation, layer, _ = digits("mlp:96,100", 32, 0)
     inner = find_relu_layer(observation, "3")
-    assert isinstance(inner, ReLULayer)
+    assert isinstance(inner, AttackedLayer)
     assert len(read(observation, inner)) == 0
     observation, layer, _ = digits("mlp:40,100", 32, 0)
     assert len(read(observation, layer)) == 0

@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import normalize
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.auto import Auto
 from seepage.attacks.budget import Budget
 from seepage.attacks.found import Found, Kept
 from seepage.attacks.mixture import Mixture, mix
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.separable import separable_share
 from seepage.data.sources import load_dataset
 from seepage.federated.fedavg import FedAvg
@@ -31,7 +31,7 @@ def of_two_classes(batch_size: int, width: int) -> tuple[Observation, PrivateBat
 
 def mixture_of(observation: Observation) -> Mixture:
     layer = find_relu_layer(observation)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     mixture = mix(layer, least_share=0.2, generator=torch.Generator().manual_seed(0))
     assert mixture is not None
     return mixture
@@ -80,10 +80,10 @@ def test_nothing_is_asked_of_zeros_that_are_no_gates() -> None:
         update = rule(sent, batch, torch.Generator())
         view = ThreatModel().view(network=sent, update=update, batch=batch, rule=rule, classes=10)
         layer = find_relu_layer(view)
-        assert isinstance(layer, ReLULayer)
+        assert isinstance(layer, AttackedLayer)
         assert layer.gated is gated
         unknown = find_relu_layer(replace(view, rule=None))
-        assert isinstance(unknown, ReLULayer)
+        assert isinstance(unknown, AttackedLayer)
         assert not unknown.gated
 
 

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.found import Found
 from seepage.attacks.mixture import Mixture, mix
 from seepage.attacks.prism import PRISM
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.spans import Spans, SpanSearch, read_spans
 from seepage.attacks.tail import Tail
 from seepage.data.sources import Dataset, load_dataset
@@ -45,7 +45,7 @@ def built(dataset: Dataset, text: str) -> nn.Module:
 
 def mixture_of(observation: Observation) -> Mixture:
     layer = find_relu_layer(observation)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     mixture = mix(layer, least_share=0.2, generator=chance())
     assert mixture is not None
     return mixture
@@ -71,7 +71,7 @@ def test_the_tail_is_the_network_and_its_errors_are_those_of_autograd(photos: Da
     network = built(photos, "mlp:24,60,60")
     observation, batch = observed(photos, network)
     layer = find_relu_layer(observation)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     tail = Tail(observation, layer, ["5"])
     outputs = batch.inputs.flatten(1).double() @ layer.weight.double().T + layer.bias.double()
     logits, (activation,) = tail(outputs[0])
@@ -87,7 +87,7 @@ def test_the_tail_is_the_network_and_its_errors_are_those_of_autograd(photos: Da
 def test_the_tail_names_what_is_no_module(photos: Dataset) -> None:
     observation, _ = observed(photos, built(photos, "mlp:24,60"))
     layer = find_relu_layer(observation)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     with pytest.raises(ValueError, match="found nowhere"):
         Tail(observation, layer, ["nowhere"])
 
@@ -130,7 +130,7 @@ def test_activations_in_place_leave_what_is_given_alone(photos: Dataset) -> None
     network.extend([nn.Linear(24, 60), nn.ReLU(inplace=True), nn.Linear(60, 2)])
     observation, _ = observed(photos, network)
     layer = find_relu_layer(observation)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     outputs = torch.randn(24, generator=chance(), dtype=torch.float64)
     before = outputs.clone()
     tail = Tail(observation, layer, ["3"])

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.certificate import agree
 from seepage.attacks.directions import round_either, round_inputs
 from seepage.attacks.layerattack import LEAST_SHARE
 from seepage.attacks.mixture import Mixture, mix
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.spearpp import SPEARPlusPlus
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
@@ -37,7 +37,7 @@ def confident(seed: int, *, scale: float) -> tuple[Observation, PrivateBatch]:
 
 def mixture_of(observation: Observation) -> Mixture:
     layer = find_relu_layer(observation)
-    assert isinstance(layer, ReLULayer)
+    assert isinstance(layer, AttackedLayer)
     mixture = mix(layer, least_share=LEAST_SHARE, generator=torch.Generator().manual_seed(0))
     assert mixture is not None
     return mixture

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_input_layer, find_layer, find_relu_layer
 from seepage.attacks.budget import Budget
 from seepage.attacks.found import Found, Proposals
 from seepage.attacks.layerattack import LayerAttack, invert_layer
 from seepage.attacks.matching import ig, refined
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.prism import PRISM
-from seepage.attacks.relulayer import ReLULayer, find_input_layer, find_layer, find_relu_layer
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import SPEARPlusPlus
@@ -52,7 +52,7 @@ class Auto:
     def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
         """Why no layer of the network fits, and why gradients cannot be matched; empty if either can be done."""
         layer = find_layer(observation, self.layer)
-        if isinstance(layer, ReLULayer):
+        if isinstance(layer, AttackedLayer):
             return []
         if self.layer is not None:  # that layer was asked for, nothing else
             return layer
@@ -64,11 +64,11 @@ class Auto:
     ) -> Reconstruction:
         """What the chosen attack returns; ``stats`` say which it was (``chosen``) and why (``because``)."""
         layer = find_relu_layer(observation, self.layer)
-        if not (isinstance(layer, ReLULayer) and layer.reads_input):
+        if not (isinstance(layer, AttackedLayer) and layer.reads_input):
             spanned = self._spanned(observation, generator, progress)
             if spanned is not None:
                 return spanned
-        if isinstance(layer, ReLULayer):
+        if isinstance(layer, AttackedLayer):
             return self._disaggregated(observation, generator, progress)
         return self._matched(observation, generator, progress)
 
@@ -101,7 +101,7 @@ class Auto:
     ) -> Reconstruction | None:
         """The network's own inputs from a layer that goes into no ReLU; ``None`` if not all are found."""
         first = find_input_layer(observation, self.layer)
-        if not isinstance(first, ReLULayer):
+        if not isinstance(first, AttackedLayer):
             return None
         attack = PRISM(layer=first.name, budget=self.budget)
         found = attack(observation, generator=generator, progress=progress)

@@ -7,13 +7,13 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_layer
 from seepage.attacks.budget import Budget
 from seepage.attacks.directions import round_inputs
 from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.layerattack import invert_layer
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.portfolio import Arm
-from seepage.attacks.relulayer import ReLULayer, find_layer
 from seepage.attacks.spans import SpanSearch, random_guesses, read_spans
 from seepage.attacks.spearpp import Completion
 from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
@@ -60,7 +60,7 @@ class Exactify:
         if rough.outcome is Outcome.EXACT or rough.inputs is None or rough.layer:
             return rough
         layer = find_layer(observation, self.layer)
-        if not isinstance(layer, ReLULayer):
+        if not isinstance(layer, AttackedLayer):
             return _noted(rough, f"no layer to round at ({'; '.join(map(str, layer))})")
         if not layer.reads_input:
             return _noted(rough, f"layer {layer.name} is not the first: what was reconstructed are not its inputs")

@@ -7,17 +7,17 @@ from typing import ClassVar
 
 import torch
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.budget import Budget
 from seepage.attacks.disaggregation import PATIENCE, disaggregate
 from seepage.attacks.found import Proposer
 from seepage.attacks.mixture import Mixture, mix
-from seepage.attacks.relulayer import ReLULayer, find_relu_layer
 from seepage.attacks.rows import with_rows
 from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["LEAST_SHARE", "LayerAttack", "invert_layer"]
 
-Find = Callable[[Observation, str | None], ReLULayer | list[Obstacle]]
+Find = Callable[[Observation, str | None], AttackedLayer | list[Obstacle]]
 
 LEAST_SHARE = 0.2  # of zeros; far below an example's own share, since leverages decide (seepage.linalg.nullspace)
 
@@ -52,9 +52,9 @@ class LayerAttack(ABC):
     def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
         """Why no layer of the network fits; empty if one does."""
         layer = self.find_layer(observation, self.layer)
-        return [] if isinstance(layer, ReLULayer) else layer
+        return [] if isinstance(layer, AttackedLayer) else layer
 
-    def find_layer(self, observation: Observation, name: str | None) -> ReLULayer | list[Obstacle]:
+    def find_layer(self, observation: Observation, name: str | None) -> AttackedLayer | list[Obstacle]:
         """The layer to attack, or why none fits; one that goes into a ReLU if a subclass does not say otherwise."""
         return find_relu_layer(observation, name)
 
@@ -104,7 +104,7 @@ def invert_layer(
         ValueError: no layer fits; obstacles should have been asked for before.
     """
     target = find(observation, layer)
-    if not isinstance(target, ReLULayer):
+    if not isinstance(target, AttackedLayer):
         raise ValueError(f"`observation` should have no obstacles; found {'; '.join(map(str, target))}")
     mixture = mix(target, least_share=least_share(len(target.bias)), generator=generator)
     workable = _workable(target, mixture)
@@ -117,7 +117,7 @@ def invert_layer(
     return with_rows(found, observation, target, mixture.factors if mixture else None, generator=generator)
 
 
-def _workable(layer: ReLULayer, mixture: Mixture | None) -> Mixture | Reconstruction:
+def _workable(layer: AttackedLayer, mixture: Mixture | None) -> Mixture | Reconstruction:
     """The mixture, or FAILED where no direction could be found in it."""
     stats: dict[str, float | int | str | bool] = {"layer": layer.name}
     if mixture is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seepage.attacks.relulayer import ReLULayer
+from seepage.attacks.attackedlayer import AttackedLayer
 from seepage.linalg.lowrank import LowRank, low_rank_factors
 from seepage.linalg.nullspace import MOST_LEVERAGE
 
@@ -43,7 +43,7 @@ class Mixture:
         least_zeros: a direction needs at least this many.
     """
 
-    layer: ReLULayer
+    layer: AttackedLayer
     factors: LowRank
     L: Tensor
     awake: Tensor
@@ -154,7 +154,7 @@ class Mixture:
         return self.factors.rank
 
 
-def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> Mixture | None:
+def mix(layer: AttackedLayer, *, least_share: float, generator: torch.Generator) -> Mixture | None:
     """Factor the layer's gradient; ``None`` if it has no numerical rank below its size, or noise drowns its zeros.
 
     Args:
@@ -187,7 +187,7 @@ def mix(layer: ReLULayer, *, least_share: float, generator: torch.Generator) -> 
     )
 
 
-def _fewest_zeros(factors: LowRank, layer: ReLULayer) -> int:
+def _fewest_zeros(factors: LowRank, layer: AttackedLayer) -> int:
     """One more than any direction can be given; where nothing else is asked of it, as many as it takes to be pinned."""
     if not layer.relu:
         return 0

@@ -9,6 +9,7 @@ from itertools import chain, product, zip_longest
 import torch
 from torch import Tensor
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_layer, find_relu_layer
 from seepage.attacks.budget import Budget
 from seepage.attacks.coupled import CoupledSearch
 from seepage.attacks.directions import round_either, round_roughly
@@ -17,7 +18,6 @@ from seepage.attacks.found import Found, Proposals, Proposer
 from seepage.attacks.layerattack import LayerAttack
 from seepage.attacks.mixture import Mixture
 from seepage.attacks.portfolio import Arm, take_turns
-from seepage.attacks.relulayer import ReLULayer, find_layer, find_relu_layer
 from seepage.attacks.spans import Spans, SpanSearch, random_guesses, read_spans
 from seepage.attacks.spear import NullSampling
 from seepage.attacks.spearpp import (
@@ -95,7 +95,7 @@ class PRISM(LayerAttack):
         """``prism``."""
         return "prism"
 
-    def find_layer(self, observation: Observation, name: str | None) -> ReLULayer | list[Obstacle]:
+    def find_layer(self, observation: Observation, name: str | None) -> AttackedLayer | list[Obstacle]:
         """A layer that goes into a ReLU, or else the first, whose inputs later layers tell apart."""
         return (find_layer if self.spans else find_relu_layer)(observation, name)
 

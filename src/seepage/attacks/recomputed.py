@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from seepage.attacks.relulayer import ReLULayer
+from seepage.attacks.attackedlayer import AttackedLayer
 from seepage.networks.watching import WatchedLayer
 from seepage.types import Observation
 
@@ -50,7 +50,7 @@ class Batch:
         )
 
 
-def update_gap(observation: Observation, layer: ReLULayer, batch: Batch, generator: torch.Generator) -> float:
+def update_gap(observation: Observation, layer: AttackedLayer, batch: Batch, generator: torch.Generator) -> float:
     """Relative distance of the batch's gradient from the update.
 
     A deeper unit whose pre-activation is zero up to rounding may fall one way for the client and another way here: the
@@ -88,7 +88,7 @@ def _off(errors: Tensor, batch: Batch) -> Tensor:
     return distance
 
 
-def _gradient(observation: Observation, layer: ReLULayer, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+def _gradient(observation: Observation, layer: AttackedLayer, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """Of the weighted loss with respect to what the update holds; and each example's error ``[k, m]``, float64."""
     network = observation.latest.network
     state = {name: value.detach() for name, value in (*network.named_parameters(), *network.named_buffers())}

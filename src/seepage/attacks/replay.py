@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
+from seepage.attacks.attackedlayer import AttackedLayer
 from seepage.attacks.recomputed import Batch, update_gap, within_rounding
-from seepage.attacks.relulayer import ReLULayer
 from seepage.types import Observation
 
 __all__ = ["Replay", "explains_all", "lone", "replay", "scale_is_known"]
@@ -101,7 +101,7 @@ def explains_all(found: Replay, *, sure: Tensor) -> bool:
 
 
 def replay(
-    observation: Observation, layer: ReLULayer, inputs: Tensor, errors: Tensor, *, generator: torch.Generator
+    observation: Observation, layer: AttackedLayer, inputs: Tensor, errors: Tensor, *, generator: torch.Generator
 ) -> Replay | str:
     """Run the network on reconstructed inputs and compare errors and gradients; or say why that is not possible.
 
@@ -169,7 +169,7 @@ def _at_a_kink(
     return variants[best], weight[best], distance[best]
 
 
-def _error_of(loss: Loss, state: State, layer: ReLULayer, dtype: torch.dtype) -> ErrorOf:
+def _error_of(loss: Loss, state: State, layer: AttackedLayer, dtype: torch.dtype) -> ErrorOf:
     """The error ``[m]`` of one example with one label: the gradient of the layer's bias from it alone."""
     bias = {layer.bias_name: state[layer.bias_name]}
     one = torch.ones(1, dtype=dtype, device=layer.bias.device)

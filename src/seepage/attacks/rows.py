@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from seepage.attacks.attackedlayer import AttackedLayer
 from seepage.attacks.layererrors import LayerRun, errors_of_class
-from seepage.attacks.relulayer import ReLULayer
 from seepage.linalg.lowrank import LowRank, leading_columns
 from seepage.types import INTERRUPTED, Observation, Outcome, Reconstruction
 
@@ -28,7 +28,7 @@ _LEAST_CLASSES = 3  # of two, the error points the same way for all inputs that 
 def with_rows(
     found: Reconstruction,
     observation: Observation,
-    layer: ReLULayer,
+    layer: AttackedLayer,
     factors: LowRank | None,
     *,
     generator: torch.Generator,
@@ -78,7 +78,7 @@ def with_rows(
 
 
 def read_rows(
-    observation: Observation, layer: ReLULayer, factors: LowRank | None, *, generator: torch.Generator
+    observation: Observation, layer: AttackedLayer, factors: LowRank | None, *, generator: torch.Generator
 ) -> Tensor:
     """``[k, n]`` float64 inputs that one unit each gives away.
 
@@ -138,7 +138,7 @@ class _Judge:
 
 
 def _judge(
-    observation: Observation, layer: ReLULayer, factors: LowRank | None, generator: torch.Generator
+    observation: Observation, layer: AttackedLayer, factors: LowRank | None, generator: torch.Generator
 ) -> _Judge | None:
     """``None`` where errors tell nothing, or the layer's inputs cannot be fed to the network."""
     if not layer.reads_input or observation.classes < _LEAST_CLASSES:
@@ -159,7 +159,7 @@ def _judge(
     )
 
 
-def _rows(layer: ReLULayer, judge: _Judge) -> Tensor:
+def _rows(layer: AttackedLayer, judge: _Judge) -> Tensor:
     left = _Left(layer)
     order = layer.bias_gradient.abs().argsort(descending=True)[: max(1, _REPLAYS // len(judge.labels))]
     for _ in range(_ROUNDS):
@@ -175,7 +175,7 @@ def _rows(layer: ReLULayer, judge: _Judge) -> Tensor:
 class _Left:
     """A layer's gradient without the examples read so far, which stand in it as ``errors^T inputs``."""
 
-    def __init__(self, layer: ReLULayer) -> None:
+    def __init__(self, layer: AttackedLayer) -> None:
         self.layer = layer
         self.bias = layer.bias_gradient.double()
         self.least = _FAINT * float(self.bias.abs().max())

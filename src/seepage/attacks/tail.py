@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from seepage.attacks.relulayer import ReLULayer
+from seepage.attacks.attackedlayer import AttackedLayer
 from seepage.types import Observation
 
 __all__ = ["Tail"]
@@ -28,7 +28,7 @@ class Tail:
         ValueError: one of them is no module of the network.
     """
 
-    def __init__(self, observation: Observation, layer: ReLULayer, later: Sequence[str]) -> None:
+    def __init__(self, observation: Observation, layer: AttackedLayer, later: Sequence[str]) -> None:
         self.network = observation.latest.network
         modules = dict(self.network.named_modules())
         if missing := [name for name in (layer.name, *later) if name not in modules]:

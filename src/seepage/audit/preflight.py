@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from seepage.attacks.attackedlayer import AttackedLayer, find_input_layer, find_relu_layer
 from seepage.attacks.labels import label_obstacles
-from seepage.attacks.relulayer import ReLULayer, find_input_layer, find_relu_layer
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
 from seepage.networks.layers import AffineLayer, LayerKind, LayerReading, read_layers
@@ -69,12 +69,12 @@ def inspect_network(network: nn.Module, *, input_shape: tuple[int, ...], classes
     obstacles = []
     for layer in reading.layers:
         found = find_relu_layer(observation, layer.name)
-        obstacles.append(None if isinstance(found, ReLULayer) else found[0].reason)
+        obstacles.append(None if isinstance(found, AttackedLayer) else found[0].reason)
     first = find_input_layer(observation)
     return Preflight(
         reading=reading,
         obstacles=tuple(obstacles),
-        spanned=reading.layer(first.name) if isinstance(first, ReLULayer) and not first.relu else None,
+        spanned=reading.layer(first.name) if isinstance(first, AttackedLayer) and not first.relu else None,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         classes=classes,
         label_obstacle=str(unlabelled[0]) if unlabelled else None,

@@ -9,11 +9,11 @@ from torch.nn.modules.dropout import _DropoutNd
 from seepage.networks.layers import Activation, AffineLayer, LayerKind, LayerReading, read_layers
 from seepage.types import Observation, Obstacle, Traces
 
-__all__ = ["ReLULayer", "find_input_layer", "find_layer", "find_relu_layer"]
+__all__ = ["AttackedLayer", "find_input_layer", "find_layer", "find_relu_layer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReLULayer:
+class AttackedLayer:
     """``Z = X W^T + bias`` followed by a ReLU, if nothing else is said, and its gradients.
 
     Args:
@@ -46,7 +46,7 @@ class ReLULayer:
     relu: bool = True
 
 
-def find_relu_layer(observation: Observation, name: str | None = None) -> ReLULayer | list[Obstacle]:
+def find_relu_layer(observation: Observation, name: str | None = None) -> AttackedLayer | list[Obstacle]:
     """The named layer, or the first that a disaggregation can work on; the obstacles if there is none.
 
     A layer fits if it is linear, sees one row for each example, is called once, has a bias, is followed directly by a
@@ -69,20 +69,22 @@ def find_relu_layer(observation: Observation, name: str | None = None) -> ReLULa
     return obstacles or [Obstacle(where="network", reason="has no affine layer.")]
 
 
-def find_layer(observation: Observation, name: str | None = None) -> ReLULayer | list[Obstacle]:
+def find_layer(observation: Observation, name: str | None = None) -> AttackedLayer | list[Obstacle]:
     """A layer that goes into a ReLU, or else the first, whose inputs later layers tell apart.
 
     Raises:
         InputError: the network has no layer called ``name``.
     """
     layer = find_relu_layer(observation, name)
-    if isinstance(layer, ReLULayer):
+    if isinstance(layer, AttackedLayer):
         return layer
     other = find_input_layer(observation, name)
-    return other if isinstance(other, ReLULayer) else [*(one for one in layer if one.where != other[0].where), *other]
+    return (
+        other if isinstance(other, AttackedLayer) else [*(one for one in layer if one.where != other[0].where), *other]
+    )
 
 
-def find_input_layer(observation: Observation, name: str | None = None) -> ReLULayer | list[Obstacle]:
+def find_input_layer(observation: Observation, name: str | None = None) -> AttackedLayer | list[Obstacle]:
     """The named layer, or the first, if it reads the network's input and is linear, whatever follows; or obstacles.
 
     What its errors say without zeros only a replay can tell: the update has to be a plain gradient, and unless the
@@ -144,12 +146,12 @@ def _misfit(layer: AffineLayer, observation: Observation, *, relu: bool = True) 
     return None
 
 
-def _read(layer: AffineLayer, observation: Observation) -> ReLULayer:
+def _read(layer: AffineLayer, observation: Observation) -> AttackedLayer:
     parameters = dict(observation.latest.network.named_parameters())
     update, weight = observation.latest.update, layer.matrix(parameters).detach()
     assert layer.bias is not None  # _misfit refused layers without one
     with torch.no_grad():
-        return ReLULayer(
+        return AttackedLayer(
             name=layer.name,
             read=layer,
             weight=weight,
