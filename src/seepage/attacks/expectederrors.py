@@ -8,6 +8,7 @@ from torch import Tensor
 from seepage.attacks.embeddings import noise_inputs
 from seepage.attacks.labels import LastLayer, last_layer
 from seepage.attacks.layererrors import LayerRun, errors_of_class
+from seepage.networks.layers import AffineLayer
 from seepage.types import Observation
 
 __all__ = ["expected_errors"]
@@ -18,7 +19,7 @@ _MOST_CLASSES = 32
 
 
 def expected_errors(
-    observation: Observation, layer: str, *, awake: Tensor, generator: torch.Generator
+    observation: Observation, layer: AffineLayer, *, awake: Tensor, generator: torch.Generator
 ) -> Tensor | None:
     """Mean error of each unit of a ReLU layer over made-up inputs that switch it on, by class.
 
@@ -27,7 +28,7 @@ def expected_errors(
 
     Args:
         observation: whose network is run.
-        layer: path of a module whose outputs ``[N, m]`` go into a ReLU.
+        layer: with outputs ``[N, m]`` that go into a ReLU.
         awake: ``[m]`` bool, the units that count.
         generator: draws inputs and classes.
 

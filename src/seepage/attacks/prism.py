@@ -107,7 +107,7 @@ class PRISM(LayerAttack):
             expected = None
             if self.couplings and mixture.layer.relu:
                 awake = mixture.awake
-                expected = expected_errors(observation, mixture.layer.name, awake=awake, generator=generator)
+                expected = expected_errors(observation, mixture.layer.read, awake=awake, generator=generator)
             spans = cache(partial(read_spans, observation, mixture, generator))
             arms = self._arms(mixture, shape, expected, spans)
             return take_turns(arms, mixture, found, generator)

@@ -152,7 +152,7 @@ def _judge(
         return None
     known = observation.latest.labels
     return _Judge(
-        run=LayerRun(observation.latest.network, layer.name),
+        run=LayerRun(observation.latest.network, layer.read),
         shape=observation.input_shape,
         labels=range(observation.classes) if known is None else sorted(set(known.tolist())),
         columns=columns,

@@ -66,23 +66,25 @@ def read_spans(observation: Observation, mixture: Mixture, generator: torch.Gene
     layer, b = mixture.layer, mixture.batch_size
     if observation.rule is None or not observation.rule.is_gradient or mixture.noisy or not layer.reads_input:
         return None
-    names, bases = [], []
+    layers, bases = [], []
     for later in read_layers(observation.latest.network, observation.input_shape).layers:
         if later.name == layer.name or later.kind is not LayerKind.LINEAR or later.positions * later.calls != 1:
             continue
-        gradient = observation.latest.update.get(later.weight) if later.weight is not None else None
-        if gradient is None or min(gradient.shape) <= b or not bool(gradient.isfinite().all()):
+        if later.weight not in observation.latest.update:
+            continue
+        gradient = later.matrix(observation.latest.update)
+        if min(gradient.shape) <= b or not bool(gradient.isfinite().all()):
             continue
         factors = low_rank_factors(gradient, generator=generator)
         if factors is not None and factors.rank == b and not factors.spread:
-            names.append(later.name)
+            layers.append(later)
             bases.append(factors.right)
-    if not names:
+    if not layers:
         return None
     heights = torch.cat([part.double() @ mixture.factors.right.T for part in torch.split(layer.weight, 256)])
     bias = layer.bias.double()
     try:
-        spans = Spans(tail=Tail(observation, layer, names), bases=tuple(bases), heights=heights, bias=bias)
+        spans = Spans(tail=Tail(observation, layer, layers), bases=tuple(bases), heights=heights, bias=bias)
         vmap(jacobian(spans.outside))(bias[None])
     except (RuntimeError, TypeError, ValueError):  # it cannot be run on one example, or is no tree of modules
         return None
