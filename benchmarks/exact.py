@@ -409,6 +409,7 @@ def main() -> None:
     parser.add_argument("group", choices=GROUPS)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--only", default="", help="cells with this in the name of their network; writes no page")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     head = (
@@ -427,9 +428,12 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     rows = []
     for cell in GROUPS[options.group]():
+        if options.only not in cell.network:
+            continue
         rows.append(line(cell, run(cell, load(cell), min(options.seeds, cell.seeds or options.seeds))))
         print(rows[-1], flush=True)
-        (RESULTS / f"{options.group}.md").write_text(head + "\n".join(rows) + "\n", encoding="utf8")
+        if not options.only:
+            (RESULTS / f"{options.group}.md").write_text(head + "\n".join(rows) + "\n", encoding="utf8")
 
 
 if __name__ == "__main__":
