@@ -61,7 +61,7 @@ def prepared(batch_size: int, width: int, seed: int) -> tuple[Mixture, Tensor]:
     assert isinstance(layer, AttackedLayer)
     mixture = mix(layer, least_share=LEAST_SHARE, generator=chance)
     assert mixture is not None
-    expected = expected_errors(view, layer.name, awake=mixture.awake, generator=chance)
+    expected = expected_errors(view, layer.read, awake=mixture.awake, generator=chance)
     assert expected is not None
     return mixture, expected
 
