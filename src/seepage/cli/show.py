@@ -140,8 +140,8 @@ def _print_spear(found: Preflight, batch_size: int) -> None:
     if spanned is not None:
         out.print(
             f"PRISM at layer {spanned.name}: no ReLU is needed where later layers tell its inputs apart. Batches below "
-            f"{min(spanned.inputs, spanned.outputs, found.span_limit)} examples, certified all or none; measured whole "
-            "to 160 behind GELU and 16 behind sigmoid, at 400 units (benchmarks/results/activations.md). auto takes it.",
+            f"{min(spanned.inputs, spanned.outputs, found.span_limit)} examples, certified all or none. Measured whole "
+            "to 160 behind GELU, 16 behind sigmoid, at 400 units (benchmarks/results/activations.md). auto takes it.",
             markup=False,
             soft_wrap=True,
         )
