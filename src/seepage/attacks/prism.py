@@ -60,6 +60,7 @@ class PRISM(LayerAttack):
     sparse, and a derivative commutes with mixing; the units that a rough image switches off determine its direction.
     *Spans* move rough inputs until what they leave in later layers lies in the row spaces of those gradients.
     Directions found shrink what is left, exactly. These and sphere searches (SPEAR++) take turns by what they find.
+    Where no layer goes into a ReLU, spans alone find the inputs of the first one, whatever its activation.
     Inputs without neighbourhood (tables) and inner layers cannot be unmixed; the rest asks nothing of them.
 
     Args:
