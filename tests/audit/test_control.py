@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from seepage.attacks.auto import Auto
 from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.control import run_control, with_control
@@ -17,7 +18,17 @@ from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
 from seepage.report.summary import Verdict as Said
 from seepage.report.summary import summarize
-from seepage.types import Attack, GradientUpdate, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import (
+    Attack,
+    GradientUpdate,
+    Observation,
+    Obstacle,
+    Outcome,
+    Progress,
+    Reconstruction,
+    ThreatModel,
+    go_on,
+)
 
 Plant = Callable[..., Attack]
 
@@ -243,3 +254,25 @@ def test_a_flat_guess_at_flat_pictures_passes_no_control() -> None:
     assert findings[0].control is not None
     assert not findings[0].control.passed
     assert verdict(findings, batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
+
+
+def test_where_auto_matched_gradients_the_control_does_too() -> None:
+    """Noise leaves matching alone; the control's plain gradient would be inverted at the first layer."""
+    dataset = load_dataset("digits")
+    plan = Audit(
+        network=build_network("mlp:40,40:gelu", input_shape=dataset.input_shape, classes=10, seed=0),
+        network_name="mlp:40,40:gelu",
+        dataset=dataset,
+        attack=Auto(budget=Budget(samples=40)),
+        rule=FedSGD(),
+        defenses=(GaussianNoise(sigma=1.0, relative=True),),
+        threat_model=ThreatModel(batch_size=True),
+        batch_size=6,
+        seed=0,
+    )
+    (audited,) = with_control(plan)
+    control = audited.finding.control
+    assert audited.finding.stats["chosen"] == "ig"
+    assert control is not None
+    assert control.exact == 0
+    assert run_control(plan).exact == 4  # by the layer that matching does not use

@@ -14,7 +14,7 @@ __all__ = ["AttackedLayer", "find_input_layer", "find_layer", "find_relu_layer"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackedLayer:
-    """``Z = X W^T + bias`` followed by a ReLU, if nothing else is said, and its gradients.
+    """``Z = X W^T + bias`` and its gradients; a ReLU follows, if nothing else is said.
 
     Args:
         name: the layer's path in the network.
@@ -79,9 +79,9 @@ def find_layer(observation: Observation, name: str | None = None) -> AttackedLay
     if isinstance(layer, AttackedLayer):
         return layer
     other = find_input_layer(observation, name)
-    return (
-        other if isinstance(other, AttackedLayer) else [*(one for one in layer if one.where != other[0].where), *other]
-    )
+    if isinstance(other, AttackedLayer):
+        return other
+    return [*(one for one in layer if one.where != other[0].where), *other]
 
 
 def find_input_layer(observation: Observation, name: str | None = None) -> AttackedLayer | list[Obstacle]:

@@ -1,6 +1,6 @@
 """The strongest attack that fits: exact at a linear layer or for one image of a transformer, else gradient matching."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -39,10 +39,12 @@ class Auto:
     Args:
         layer: path of the layer to attack; the first that fits if ``None``. An inner layer yields its inputs.
         budget: when to stop without a certificate.
+        inverts: whether layers are inverted before gradients are matched.
     """
 
     layer: str | None = None
     budget: Budget = field(default_factory=lambda: Budget(seconds=600.0))
+    inverts: bool = True
 
     @property
     def name(self) -> str:
@@ -51,6 +53,8 @@ class Auto:
 
     def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
         """Why no layer of the network fits, and why gradients cannot be matched; empty if either can be done."""
+        if not self.inverts:
+            return ig().obstacles(observation)
         layer = find_layer(observation, self.layer)
         if isinstance(layer, AttackedLayer):
             return []
@@ -63,6 +67,8 @@ class Auto:
         self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
     ) -> Reconstruction:
         """What the chosen attack returns; ``stats`` say which it was (``chosen``) and why (``because``)."""
+        if not self.inverts:
+            return self._matched(observation, generator, progress)
         layer = find_relu_layer(observation, self.layer)
         if not (isinstance(layer, AttackedLayer) and layer.reads_input):
             spanned = self._spanned(observation, generator, progress)
@@ -71,6 +77,14 @@ class Auto:
         if isinstance(layer, AttackedLayer):
             return self._disaggregated(observation, generator, progress)
         return self._matched(observation, generator, progress)
+
+    def by_the_way_of(self, found: Mapping[str, object]) -> "Auto":
+        """Itself, or if a run whose ``stats`` are ``found`` matched gradients, one that does nothing else.
+
+        A positive control that inverts a layer says nothing of gradients that were matched.
+        """
+        chosen = found.get("chosen")
+        return replace(self, inverts=False) if chosen is not None and chosen not in _PROPOSERS else self
 
     def _disaggregated(
         self, observation: Observation, generator: torch.Generator, progress: Progress

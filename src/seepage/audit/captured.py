@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from seepage.attacks.auto import Auto
 from seepage.audit.attacked import Attacked
 from seepage.audit.claimed import Guess
 from seepage.audit.environment import versions
@@ -85,7 +86,8 @@ class CapturedAudit:
         if found is None or found.outcome is not Outcome.FAILED or not attacked.silent:
             return attacked
         most = max(attacked.examples, int(found.stats.get("batch_size", 2)))
-        case = control_on_noise(self.attack, observation, batch_size=most, seed=self.seed + 1, progress=progress)
+        same = self.attack.by_the_way_of(found.stats) if isinstance(self.attack, Auto) else self.attack
+        case = control_on_noise(same, observation, batch_size=most, seed=self.seed + 1, progress=progress)
         return replace(attacked, control=case)
 
     def finding(self, attacked: Attacked, capture: Capture, *, network: str, source: str, normalize: str) -> Finding:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from seepage.attacks.auto import Auto
 from seepage.audit.findings import ControlCase, Finding
 from seepage.audit.run import Audit, Audited
 from seepage.errors import InputError
@@ -20,6 +21,8 @@ _KEY = (2**32 - 1,)  # of the control's own seed: no batch has this index
 def with_control(audit: Audit, *, done: frozenset[int] = frozenset(), progress: Progress = go_on) -> Iterator[Audited]:
     """Audit batch by batch; where an attack found nothing, run the control once and put it beside every such finding.
 
+    Where ``auto`` matched gradients the control does so too: a layer that it inverts there says nothing of that.
+
     Args:
         audit: what to run.
         done: batches that need not be audited again.
@@ -28,14 +31,17 @@ def with_control(audit: Audit, *, done: frozenset[int] = frozenset(), progress: 
     Raises:
         InputError: a batch does not fit the data or the network.
     """
-    case: ControlCase | None = None
+    cases: dict[bool, ControlCase] = {}
     for audited in audit(done=done, progress=progress):
         finding = audited.finding
         if not finding.silent:
             yield audited
             continue
+        attack = audit.attack
+        same = attack.by_the_way_of(finding.stats) if isinstance(attack, Auto) else attack
+        case = cases.get(same is attack)
         if case is None or case.interrupted:
-            case = run_control(audit, progress=progress)
+            case = cases[same is attack] = run_control(replace(audit, attack=same), progress=progress)
         yield replace(audited, finding=finding.model_copy(update={"control": case}))
 
 
