@@ -13,11 +13,11 @@ from exact import CIFAR, RESULTS, Cell, load, mlp, prism
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
-from seepage.attacks.directions import accept, least_apart, round_inputs
-from seepage.attacks.found import Found, Kept
-from seepage.attacks.layerattack import LEAST_SHARE
-from seepage.attacks.mixture import Mixture, mix
+from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_relu_layer
+from seepage.attacks.disaggregation.directions import accept, least_apart, round_inputs
+from seepage.attacks.disaggregation.found import Found, Kept
+from seepage.attacks.disaggregation.layerattack import LEAST_SHARE
+from seepage.attacks.disaggregation.mixture import Mixture, mix
 from seepage.attacks.prism import Unmixing
 from seepage.data.sources import Dataset
 from seepage.federated.rules import FedSGD

@@ -10,13 +10,13 @@ import torch
 from exact import CIFAR, RESULTS, Cell, load, mlp, prism
 from torch import Tensor
 
-from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
-from seepage.attacks.coupled import CoupledSearch, heights, round_distinct
-from seepage.attacks.directions import accept
-from seepage.attacks.expectederrors import expected_errors
-from seepage.attacks.found import Found
-from seepage.attacks.layerattack import LEAST_SHARE
-from seepage.attacks.mixture import Mixture, mix
+from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_relu_layer
+from seepage.attacks.disaggregation.coupled import CoupledSearch, heights, round_distinct
+from seepage.attacks.disaggregation.directions import accept
+from seepage.attacks.disaggregation.expectederrors import expected_errors
+from seepage.attacks.disaggregation.found import Found
+from seepage.attacks.disaggregation.layerattack import LEAST_SHARE
+from seepage.attacks.disaggregation.mixture import Mixture, mix
 from seepage.attacks.spearpp import SEARCHES, SphereSearch
 from seepage.federated.rules import FedSGD
 from seepage.linalg.coupling import Coupling

@@ -13,13 +13,13 @@ from git_cells import Remembered, Score, attacked, cifar, cifar100, split, train
 from git_page import Row, keep, stored, write
 from torch import nn
 
-from seepage.attacks.blueprint import InverterKind, draw_blueprint
 from seepage.attacks.budget import Budget
-from seepage.attacks.chain import read_chain
 from seepage.attacks.git import ExactGIT
 from seepage.attacks.inverter import build_module
+from seepage.attacks.inverters.blueprint import InverterKind, draw_blueprint
 from seepage.attacks.matching import dlg, ig, refined
 from seepage.attacks.publicdata import NearestPublic, PublicMean
+from seepage.attacks.recursion.chain import read_chain
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.training import Training, train_inverter
 from seepage.attacks.vitpatches import ViTPatches

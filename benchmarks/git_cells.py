@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from seepage.attacks.blueprint import InverterKind, draw_blueprint
 from seepage.attacks.inverter import Inverter
+from seepage.attacks.inverters.blueprint import InverterKind, draw_blueprint
 from seepage.attacks.training import Training, train_inverter
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD

@@ -12,7 +12,7 @@ from git import cifar
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from seepage.attacks.blueprint import InverterKind, draw_blueprint
+from seepage.attacks.inverters.blueprint import InverterKind, draw_blueprint
 from seepage.attacks.matching import ig, refined
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.training import Trained, Training, train_inverter

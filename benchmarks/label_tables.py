@@ -12,9 +12,9 @@ from label_results import COUNTED, Row
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from seepage.attacks.ilrg import ILRG
-from seepage.attacks.labelbaselines import IDLG, AllZeros, EvenCounts, SignRule, UniformProbabilities
-from seepage.attacks.rlg import RLG
+from seepage.attacks.labels.ilrg import ILRG
+from seepage.attacks.labels.labelbaselines import IDLG, AllZeros, EvenCounts, SignRule, UniformProbabilities
+from seepage.attacks.labels.rlg import RLG
 from seepage.label_scores import exact_vector, l1_half, leacc, lnacc
 from seepage.types import Attack, GradientUpdate, Observation, Outcome, PrivateBatch, Round, ThreatModel, UpdateRule
 

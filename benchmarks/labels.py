@@ -12,11 +12,11 @@ from label_options import Keep, arguments, run
 from label_tables import BASELINES, table
 from torch import nn
 
-from seepage.attacks.auxiliary import AuxiliaryData
-from seepage.attacks.exactlabels import ExactLabels
-from seepage.attacks.labels_auto import RestoreLabels
-from seepage.attacks.noiseprior import NoisePrior
-from seepage.attacks.pooled import PooledEmbedding
+from seepage.attacks.labels.auxiliary import AuxiliaryData
+from seepage.attacks.labels.exactlabels import ExactLabels
+from seepage.attacks.labels.noiseprior import NoisePrior
+from seepage.attacks.labels.pooled import PooledEmbedding
+from seepage.attacks.labels.restorelabels import RestoreLabels
 from seepage.networks.architectures import mlp
 from seepage.types import Attack
 

@@ -26,10 +26,10 @@ from label_tables import BASELINES, several, under_rule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from seepage.attacks.exactlabels import ExactLabels
-from seepage.attacks.labelbaselines import PresentClasses
-from seepage.attacks.labels_auto import RestoreLabels
-from seepage.attacks.pooled import PooledEmbedding
+from seepage.attacks.labels.exactlabels import ExactLabels
+from seepage.attacks.labels.labelbaselines import PresentClasses
+from seepage.attacks.labels.pooled import PooledEmbedding
+from seepage.attacks.labels.restorelabels import RestoreLabels
 from seepage.federated.dpsgd import DPSGD
 from seepage.networks.architectures import mlp, resnet18
 from seepage.types import Attack

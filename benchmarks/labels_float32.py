@@ -14,9 +14,9 @@ from label_results import Row
 from label_tables import BASELINES, add, draws, mean_rows, no_sums, observe, score
 from torch import Tensor, nn
 
-from seepage.attacks.balanced import read_balanced
-from seepage.attacks.exactlabels import ExactLabels
-from seepage.attacks.labels import usable
+from seepage.attacks.labels.exact.balanced import read_balanced
+from seepage.attacks.labels.exactlabels import ExactLabels
+from seepage.attacks.labels.lastlayer import usable
 from seepage.types import Attack, Observation, Reconstruction
 
 

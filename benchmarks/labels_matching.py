@@ -13,9 +13,9 @@ from label_networks import DATA
 from label_options import Keep, arguments, run
 from torch import Tensor
 
-from seepage.attacks.labelattack import LabelAttack, Question
-from seepage.attacks.labelbaselines import EvenCounts, UniformProbabilities
-from seepage.attacks.labels_auto import RestoreLabels
+from seepage.attacks.labels.labelattack import LabelAttack, Question
+from seepage.attacks.labels.labelbaselines import EvenCounts, UniformProbabilities
+from seepage.attacks.labels.restorelabels import RestoreLabels
 from seepage.attacks.matching import ig
 from seepage.data.sources import Dataset, draw_batch, load_dataset
 from seepage.federated.rules import FedSGD

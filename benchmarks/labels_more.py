@@ -23,14 +23,14 @@ from label_options import Keep, arguments, run
 from label_tables import BASELINES, table, under_rule
 from torch import nn
 
-from seepage.attacks.auxiliary import AuxiliaryData
-from seepage.attacks.classmeans import ClassMeans
-from seepage.attacks.exactlabels import ExactLabels
-from seepage.attacks.ilrg import ILRG
-from seepage.attacks.labelbaselines import PresentClasses
-from seepage.attacks.labels_auto import RestoreLabels
-from seepage.attacks.noiseprior import NoisePrior
-from seepage.attacks.pooled import PooledEmbedding
+from seepage.attacks.labels.auxiliary import AuxiliaryData
+from seepage.attacks.labels.classmeans import ClassMeans
+from seepage.attacks.labels.exactlabels import ExactLabels
+from seepage.attacks.labels.ilrg import ILRG
+from seepage.attacks.labels.labelbaselines import PresentClasses
+from seepage.attacks.labels.noiseprior import NoisePrior
+from seepage.attacks.labels.pooled import PooledEmbedding
+from seepage.attacks.labels.restorelabels import RestoreLabels
 from seepage.data.sources import load_dataset
 from seepage.federated.dpsgd import DPSGD
 from seepage.federated.fedavg import FedAvg

@@ -11,7 +11,7 @@ from label_options import Keep, arguments, run
 from label_tables import add, mean_rows, no_sums, observe, score
 from torch import Tensor, nn
 
-from seepage.attacks.exactlabels import ExactLabels
+from seepage.attacks.labels.exactlabels import ExactLabels
 
 
 def soundness(keep: Keep) -> None:

@@ -12,9 +12,9 @@ from exact import CIFAR, RESULTS, Cell, load, prism
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from seepage.attacks.directions import accept, round_either, round_roughly
-from seepage.attacks.found import Found
-from seepage.attacks.mixture import Mixture
+from seepage.attacks.disaggregation.directions import accept, round_either, round_roughly
+from seepage.attacks.disaggregation.found import Found
+from seepage.attacks.disaggregation.mixture import Mixture
 from seepage.attacks.prism import PRISM, Unmixing
 from seepage.attacks.spearpp import round_ends
 from seepage.linalg.dictionary import LogCosh, sparse_directions

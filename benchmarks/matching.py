@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from seepage.attacks.gradientmatching import GradientMatching
-from seepage.attacks.ilrg import ILRG
+from seepage.attacks.labels.ilrg import ILRG
+from seepage.attacks.labels.pooled import PooledEmbedding
 from seepage.attacks.matching import dlg, idlg, ig
-from seepage.attacks.pooled import PooledEmbedding
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.metrics import match, psnr

@@ -160,7 +160,7 @@ def main() -> None:
     )
     for cell in cells():
         read = [run(cell, seed) for seed in range(options.seeds)]
-        with mock.patch("seepage.attacks.layerattack.with_rows", lambda found, *_, **__: found):
+        with mock.patch("seepage.attacks.disaggregation.layerattack.with_rows", lambda found, *_, **__: found):
             searched = [run(cell, seed) for seed in range(options.seeds)]
         row = line(cell, searched, read)
         text += row

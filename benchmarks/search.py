@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
-from seepage.attacks.closing import choose
-from seepage.attacks.directions import accept
-from seepage.attacks.found import Found
-from seepage.attacks.layerattack import LEAST_SHARE
-from seepage.attacks.mixture import Mixture, mix
+from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_relu_layer
+from seepage.attacks.disaggregation.closing import choose
+from seepage.attacks.disaggregation.directions import accept
+from seepage.attacks.disaggregation.found import Found
+from seepage.attacks.disaggregation.layerattack import LEAST_SHARE
+from seepage.attacks.disaggregation.mixture import Mixture, mix
 from seepage.attacks.spearpp import SPEARPlusPlus, round_ends
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD

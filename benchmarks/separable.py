@@ -10,13 +10,13 @@ from exact import CIFAR, RESULTS, Cell, load, trained
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from seepage.attacks import directions
-from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.budget import Budget
-from seepage.attacks.layerattack import LEAST_SHARE
-from seepage.attacks.mixture import Mixture, mix
+from seepage.attacks.disaggregation import directions
+from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_relu_layer
+from seepage.attacks.disaggregation.layerattack import LEAST_SHARE
+from seepage.attacks.disaggregation.mixture import Mixture, mix
+from seepage.attacks.disaggregation.separable import separable_share
 from seepage.attacks.prism import PRISM
-from seepage.attacks.separable import separable_share
 from seepage.audit.catalogue import build_rule
 from seepage.metrics import match
 from seepage.networks.zoo import build_network

@@ -12,8 +12,8 @@ import torch
 from git_cells import split
 from torch import Tensor, nn
 
-from seepage.attacks.gradientviews import channel_products
-from seepage.attacks.pairs import Pairs
+from seepage.attacks.inverters.gradientviews import channel_products
+from seepage.attacks.inverters.pairs import Pairs
 from seepage.metrics import psnr
 from seepage.networks.layers import read_layers
 from seepage.networks.zoo import build_network

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from seepage.attacks.attackedlayer import AttackedLayer, find_relu_layer
-from seepage.attacks.closing import choose
-from seepage.attacks.directions import accept, complete
-from seepage.attacks.found import Found
-from seepage.attacks.layerattack import LEAST_SHARE
-from seepage.attacks.mixture import Mixture, mix
+from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_relu_layer
+from seepage.attacks.disaggregation.closing import choose
+from seepage.attacks.disaggregation.directions import accept, complete
+from seepage.attacks.disaggregation.found import Found
+from seepage.attacks.disaggregation.layerattack import LEAST_SHARE
+from seepage.attacks.disaggregation.mixture import Mixture, mix
+from seepage.attacks.disaggregation.solution import Solution
 from seepage.attacks.prism import Unmixing
-from seepage.attacks.solution import Solution
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.linalg.filters import FILTER_BANKS

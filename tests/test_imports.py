@@ -21,6 +21,13 @@ FLOORS = {
     "cli": 5,
     "__main__": 6,
 }
+BUILT_ON: dict[str, set[str]] = {
+    "labels": set(),
+    "disaggregation": {"labels"},
+    "walk": {"labels"},
+    "inverters": {"walk", "labels"},
+    "recursion": {"walk"},
+}
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
 
 
@@ -28,15 +35,20 @@ def room_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
-    """Rooms that a file imports; ``types`` is the vocabulary that ``networks`` shares its floor with."""
+def names_imported(path: Path) -> set[str]:
+    """Modules that a file imports."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("seepage.")}
+    return names
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms that a file imports; ``types`` is the vocabulary that ``networks`` shares its floor with."""
+    return {name.split(".")[1] for name in names_imported(path) if name.startswith("seepage.")}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -47,8 +59,15 @@ def test_a_file_imports_only_from_floors_below(path: Path) -> None:
         assert below, f"{path.relative_to(SOURCE)} ({here}) imports {room}"
 
 
+@pytest.mark.parametrize("path", sorted((SOURCE / "attacks").rglob("*/*.py")), ids=lambda path: path.stem)
+def test_rooms_of_attacks_import_no_attack_and_no_room_above(path: Path) -> None:
+    here = path.relative_to(SOURCE / "attacks").parts[0]
+    for parts in (name.split(".")[2:] for name in names_imported(path) if name.startswith("seepage.attacks.")):
+        assert parts[0] in {here, "budget"} | BUILT_ON[here], f"{path.name} ({here}) imports {'.'.join(parts)}"
+
+
 def test_attacks_never_name_the_private_batch() -> None:
-    for path in (SOURCE / "attacks").glob("*.py"):
+    for path in (SOURCE / "attacks").rglob("*.py"):
         assert "PrivateBatch" not in path.read_text(encoding="utf8"), path
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from seepage.attacks.attackedlayer import AttackedLayer, find_input_layer, find_layer
 from seepage.attacks.auto import Auto
 from seepage.attacks.budget import Budget
+from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_input_layer, find_layer
 from seepage.attacks.exactify import Exactify
 from seepage.attacks.prism import PRISM
 from seepage.attacks.spear import SPEAR

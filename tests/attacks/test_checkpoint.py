@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from seepage.attacks.blueprint import InverterKind, draw_blueprint
 from seepage.attacks.inverterfile import save_inverter
+from seepage.attacks.inverters.blueprint import InverterKind, draw_blueprint
 from seepage.attacks.training import Trained, Training, train_inverter
 from seepage.cli import main
 from seepage.data.sources import load_dataset

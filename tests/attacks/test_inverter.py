@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from seepage.attacks.blueprint import Blueprint, InverterKind, draw_blueprint, read_blueprint
 from seepage.attacks.budget import Budget
 from seepage.attacks.git import ExactGIT
 from seepage.attacks.inverter import Inverter, build_module
 from seepage.attacks.inverterfile import load_inverter, save_inverter
-from seepage.attacks.matchederror import matched_error
+from seepage.attacks.inverters.blueprint import Blueprint, InverterKind, draw_blueprint, read_blueprint
+from seepage.attacks.inverters.matchederror import matched_error
 from seepage.attacks.matching import ig, refined
 from seepage.attacks.publicdata import NearestPublic, PublicMean
 from seepage.attacks.training import Trained, Training, train_inverter

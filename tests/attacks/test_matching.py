@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from seepage.attacks.budget import Budget
-from seepage.attacks.descents import LBFGS, Adam
-from seepage.attacks.distances import Cosine, Squared
 from seepage.attacks.gradientmatching import GradientMatching
 from seepage.attacks.matching import dlg, idlg, ig, refined
-from seepage.attacks.objective import make_objective, twice_differentiable
-from seepage.attacks.priors import BatchStatistics, Bounds, Candidate, InputNorm, TotalVariation
+from seepage.attacks.walk.descents import LBFGS, Adam
+from seepage.attacks.walk.distances import Cosine, Squared
+from seepage.attacks.walk.objective import make_objective, twice_differentiable
+from seepage.attacks.walk.priors import BatchStatistics, Bounds, Candidate, InputNorm, TotalVariation
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.metrics import match, psnr

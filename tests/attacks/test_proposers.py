@@ -9,10 +9,10 @@ from torch import Tensor
 
 from seepage.attacks.auto import Auto, choose_attack
 from seepage.attacks.budget import Budget
+from seepage.attacks.disaggregation.portfolio import Turns
+from seepage.attacks.disaggregation.solution import Solution, better
 from seepage.attacks.exactify import Exactify
-from seepage.attacks.portfolio import Turns
 from seepage.attacks.prism import PRISM
-from seepage.attacks.solution import Solution, better
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import SPEARPlusPlus
 from seepage.data.sources import Dataset, load_dataset

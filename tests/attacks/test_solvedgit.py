@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from seepage.attacks.budget import Budget
-from seepage.attacks.chain import read_chain
-from seepage.attacks.layersystem import LayerSystem, moments
 from seepage.attacks.matching import ig
+from seepage.attacks.recursion.chain import read_chain
+from seepage.attacks.recursion.layersystem import LayerSystem, moments
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.audit.catalogue import build_attack
 from seepage.data.sources import load_dataset

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from seepage.attacks.auto import Auto
 from seepage.attacks.budget import Budget
-from seepage.attacks.patchsystem import PatchSystem, find_patch_system
+from seepage.attacks.recursion.patchsystem import PatchSystem, find_patch_system
 from seepage.attacks.vitpatches import ViTPatches
 from seepage.data.sources import load_dataset
 from seepage.federated.fedavg import FedAvg

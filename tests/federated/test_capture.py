@@ -170,7 +170,7 @@ def test_a_sink_that_breaks_holds_back(caplog: pytest.LogCaptureFixture) -> None
 def test_an_attack_that_breaks_holds_back(monkeypatch: pytest.MonkeyPatch) -> None:
     network, batch = client()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
-    monkeypatch.setattr("seepage.attacks.layerattack.mix", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("seepage.attacks.disaggregation.layerattack.mix", lambda *_, **__: 1 / 0)
     with capture_steps(optimizer, network, gate()), pytest.raises(HeldBack, match="ZeroDivisionError"):
         train(network, batch, optimizer)
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from seepage.attacks.attackedlayer import AttackedLayer, find_input_layer, find_layer, find_relu_layer
 from seepage.attacks.budget import Budget
-from seepage.attacks.found import Found, Proposals
-from seepage.attacks.layerattack import LayerAttack, invert_layer
+from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_input_layer, find_layer, find_relu_layer
+from seepage.attacks.disaggregation.found import Found, Proposals
+from seepage.attacks.disaggregation.layerattack import LayerAttack, invert_layer
+from seepage.attacks.disaggregation.mixture import Mixture
 from seepage.attacks.matching import ig, refined
-from seepage.attacks.mixture import Mixture
 from seepage.attacks.prism import PRISM
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.spear import SPEAR

@@ -7,14 +7,14 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from seepage.attacks.attackedlayer import AttackedLayer, find_layer
 from seepage.attacks.budget import Budget
-from seepage.attacks.directions import round_inputs
-from seepage.attacks.found import Found, Proposals, Proposer
-from seepage.attacks.layerattack import invert_layer
-from seepage.attacks.mixture import Mixture
-from seepage.attacks.portfolio import Arm
-from seepage.attacks.spans import SpanSearch, random_guesses, read_spans
+from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_layer
+from seepage.attacks.disaggregation.directions import round_inputs
+from seepage.attacks.disaggregation.found import Found, Proposals, Proposer
+from seepage.attacks.disaggregation.layerattack import invert_layer
+from seepage.attacks.disaggregation.mixture import Mixture
+from seepage.attacks.disaggregation.portfolio import Arm
+from seepage.attacks.disaggregation.spans import SpanSearch, random_guesses, read_spans
 from seepage.attacks.spearpp import Completion
 from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
@@ -29,8 +29,8 @@ class Exactify:
 
     A guess says which units its example switches off, and those determine the example's direction, exactly; what is
     exact leaves the mixture, and the guesses that remain are rounded again in what is left of it. Where units are too
-    few for that, later layers say where to move it (:class:`seepage.attacks.spans.SpanSearch`). White noise of 8 dB is
-    near enough to start from (benchmarks/results/exactify.md).
+    few for that, later layers say where to move it (:class:`~seepage.attacks.disaggregation.spans.SpanSearch`). White
+    noise of 8 dB is near enough to start from (benchmarks/results/exactify.md).
 
     Args:
         attack: whatever reconstructs inputs of the network.

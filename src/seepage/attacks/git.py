@@ -7,10 +7,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from seepage.attacks.blueprint import Blueprint, GradientLayer
-from seepage.attacks.embeddingmap import EmbeddingMap
-from seepage.attacks.gradientfeatures import LayerFeatures, divided
-from seepage.attacks.pairs import Pair
+from seepage.attacks.inverters.blueprint import Blueprint, GradientLayer
+from seepage.attacks.inverters.embeddingmap import EmbeddingMap
+from seepage.attacks.inverters.gradientfeatures import LayerFeatures, divided
+from seepage.attacks.inverters.pairs import Pair
 from seepage.networks.layers import Activation
 
 __all__ = ["CoarseGIT", "ExactGIT"]
@@ -19,9 +19,9 @@ __all__ = ["CoarseGIT", "ExactGIT"]
 class CoarseGIT(nn.Module):
     """Each step a learned module: ``state_l = module_l(features of layer l's gradient, state_{l+1})``.
 
-    Begins with :class:`~seepage.attacks.embeddingmap.EmbeddingMap` where the last layer allows it; modules learn the
-    correction. Where the first layer is linear with bias and reads the input, its ``gW^T gb / |gb|^2`` is added through
-    a learned gate. Images get a small convolutional correction at the end.
+    Begins with :class:`~seepage.attacks.inverters.embeddingmap.EmbeddingMap` where the last layer allows it; modules
+    learn the correction. Where the first layer is linear with bias and reads the input, its ``gW^T gb / |gb|^2`` is
+    added through a learned gate. Images get a small convolutional correction at the end.
 
     Reference:
         Gradient Inversion Transcript, arXiv 2505.20026, Coarse-GIT; the step's features and the map are ours.

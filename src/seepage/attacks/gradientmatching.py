@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 import torch
 
 from seepage.attacks.budget import Budget
-from seepage.attacks.descents import LBFGS, Optimizer
-from seepage.attacks.distances import Distance, Squared
-from seepage.attacks.labels_auto import RestoreLabels
-from seepage.attacks.objective import make_objective, twice_differentiable
-from seepage.attacks.priors import Prior
-from seepage.attacks.unknowns import Unknowns, Unready, prepare
-from seepage.attacks.unrolling import unrolling_obstacle
-from seepage.attacks.walking import Walk
+from seepage.attacks.labels.restorelabels import RestoreLabels
+from seepage.attacks.walk.descents import LBFGS, Optimizer
+from seepage.attacks.walk.distances import Distance, Squared
+from seepage.attacks.walk.objective import make_objective, twice_differentiable
+from seepage.attacks.walk.priors import Prior
+from seepage.attacks.walk.unknowns import Unknowns, Unready, prepare
+from seepage.attacks.walk.unrolling import unrolling_obstacle
+from seepage.attacks.walk.walking import Walk
 from seepage.types import NOT_BEGUN, Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["GradientMatching"]

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from seepage.attacks.blueprint import Blueprint, InverterKind
-from seepage.attacks.fixedsize import refuse_size, size_obstacles
 from seepage.attacks.git import CoarseGIT, ExactGIT
+from seepage.attacks.inverters.blueprint import Blueprint, InverterKind
+from seepage.attacks.inverters.fixedsize import refuse_size, size_obstacles
+from seepage.attacks.inverters.pairs import PublicExamples
+from seepage.attacks.inverters.roundmap import RoundMap
+from seepage.attacks.inverters.weighing import Stats
 from seepage.attacks.lti import LTI
-from seepage.attacks.pairs import PublicExamples
-from seepage.attacks.roundmap import RoundMap
-from seepage.attacks.weighing import Stats
 from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["Inverter", "build_module"]
@@ -26,7 +26,7 @@ class Inverter:
     """A trained attack network. Approximate always.
 
     With public inputs at hand what it says is weighed against maps fitted at the weights of the round
-    (:class:`~seepage.attacks.roundmap.RoundMap`), so that neither noise nor later rounds spoil it.
+    (:class:`~seepage.attacks.inverters.roundmap.RoundMap`), so that neither noise nor later rounds spoil it.
 
     Args:
         blueprint: what it was built for.

@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seepage.attacks.blueprint import Blueprint, read_blueprint
 from seepage.attacks.inverter import Inverter, build_module
-from seepage.attacks.pairs import PublicExamples
+from seepage.attacks.inverters.blueprint import Blueprint, read_blueprint
+from seepage.attacks.inverters.pairs import PublicExamples
 from seepage.errors import InputError
 
 __all__ = ["load_inverter", "save_inverter"]

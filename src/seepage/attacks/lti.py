@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from seepage.attacks.blueprint import Blueprint
-from seepage.attacks.gradientfeatures import Hash, unit_rows
+from seepage.attacks.inverters.blueprint import Blueprint
+from seepage.attacks.inverters.gradientfeatures import Hash, unit_rows
 
 __all__ = ["LTI"]
 

@@ -1,11 +1,11 @@
 """The published kinds of gradient matching: DLG, iDLG and Inverting Gradients are settings of one walk."""
 
 from seepage.attacks.budget import Budget
-from seepage.attacks.descents import LBFGS, Adam
-from seepage.attacks.distances import Cosine
 from seepage.attacks.gradientmatching import GradientMatching
-from seepage.attacks.labels_auto import RestoreLabels
-from seepage.attacks.priors import TotalVariation
+from seepage.attacks.labels.restorelabels import RestoreLabels
+from seepage.attacks.walk.descents import LBFGS, Adam
+from seepage.attacks.walk.distances import Cosine
+from seepage.attacks.walk.priors import TotalVariation
 from seepage.types import Attack
 
 __all__ = ["dlg", "idlg", "ig", "refined"]

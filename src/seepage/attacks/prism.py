@@ -9,23 +9,22 @@ from itertools import chain, product, zip_longest
 import torch
 from torch import Tensor
 
-from seepage.attacks.attackedlayer import AttackedLayer, find_layer, find_relu_layer
 from seepage.attacks.budget import Budget
-from seepage.attacks.coupled import CoupledSearch
-from seepage.attacks.directions import round_either, round_roughly
-from seepage.attacks.expectederrors import expected_errors
-from seepage.attacks.found import Found, Proposals, Proposer
-from seepage.attacks.layerattack import LayerAttack
-from seepage.attacks.mixture import Mixture
-from seepage.attacks.portfolio import Arm, take_turns
-from seepage.attacks.spans import Spans, SpanSearch, random_guesses, read_spans
+from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_layer, find_relu_layer
+from seepage.attacks.disaggregation.coupled import CoupledSearch
+from seepage.attacks.disaggregation.directions import round_either, round_ends, round_roughly
+from seepage.attacks.disaggregation.expectederrors import expected_errors
+from seepage.attacks.disaggregation.found import Found, Proposals, Proposer
+from seepage.attacks.disaggregation.layerattack import LayerAttack
+from seepage.attacks.disaggregation.mixture import Mixture
+from seepage.attacks.disaggregation.portfolio import Arm, take_turns
+from seepage.attacks.disaggregation.spans import Spans, SpanSearch, random_guesses, read_spans
 from seepage.attacks.spear import NullSampling
 from seepage.attacks.spearpp import (
     SEARCHES,
     Completion,
     Search,
     SphereSearch,
-    round_ends,
     small_batch_arms,
 )
 from seepage.linalg.coupling import Coupling

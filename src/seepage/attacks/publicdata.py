@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seepage.attacks.distances import Squared
-from seepage.attacks.objective import make_objective
+from seepage.attacks.walk.distances import Squared
+from seepage.attacks.walk.objective import make_objective
 from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["NearestPublic", "PublicMean"]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seepage.attacks.chain import read_chain
-from seepage.attacks.distances import Squared
-from seepage.attacks.fixedsize import refuse_size, size_obstacles
-from seepage.attacks.layersystem import LayerSystem, Moments, moments
-from seepage.attacks.link import Link
-from seepage.attacks.objective import Objective, make_objective
+from seepage.attacks.inverters.fixedsize import refuse_size, size_obstacles
+from seepage.attacks.recursion.chain import read_chain
+from seepage.attacks.recursion.layersystem import LayerSystem, Moments, moments
+from seepage.attacks.recursion.link import Link
+from seepage.attacks.walk.distances import Squared
+from seepage.attacks.walk.objective import Objective, make_objective
 from seepage.networks.layers import Activation
 from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 

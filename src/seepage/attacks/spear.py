@@ -10,9 +10,9 @@ from scipy.stats import binom
 from torch import Tensor
 
 from seepage.attacks.budget import Budget
-from seepage.attacks.found import Found, Proposals, Proposer
-from seepage.attacks.layerattack import LayerAttack
-from seepage.attacks.mixture import Mixture
+from seepage.attacks.disaggregation.found import Found, Proposals, Proposer
+from seepage.attacks.disaggregation.layerattack import LayerAttack
+from seepage.attacks.disaggregation.mixture import Mixture
 from seepage.linalg.nullspace import sampled_null_directions, zero_mask
 from seepage.types import Observation
 

@@ -4,18 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from seepage.attacks.budget import Budget
-from seepage.attacks.directions import guess_rest
-from seepage.attacks.found import Found, Proposals, Proposer
-from seepage.attacks.layerattack import LayerAttack
-from seepage.attacks.mixture import Mixture
-from seepage.attacks.portfolio import Arm, take_turns
+from seepage.attacks.disaggregation.directions import guess_rest, round_ends
+from seepage.attacks.disaggregation.found import Found, Proposals, Proposer
+from seepage.attacks.disaggregation.layerattack import LayerAttack
+from seepage.attacks.disaggregation.mixture import Mixture
+from seepage.attacks.disaggregation.portfolio import Arm, take_turns
 from seepage.attacks.spear import NullSampling
-from seepage.linalg.dictionary import LogCosh, SparsityLoss, small_share, sparse_directions
-from seepage.linalg.nullspace import merge_directions
-from seepage.linalg.rounding import reselect_directions
+from seepage.linalg.dictionary import LogCosh, SparsityLoss, sparse_directions
 from seepage.linalg.sphere import RiemannianAdam
 from seepage.types import Observation
 
@@ -25,14 +22,10 @@ __all__ = [
     "SPEARPlusPlus",
     "Search",
     "SphereSearch",
-    "round_ends",
     "small_batch_arms",
 ]
 
-_LEAST_SMALL = 0.3  # share of small entries below which a search ended nowhere
-_MOST_ENDS = 256  # of one turn, the sparsest, that are solved again
 _SAMPLED = 20  # examples up to which sampling is worth a turn
-_SAME_END = 1 - 1e-4  # cosine of two runs that ended at the same place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,11 +139,3 @@ class Completion:
 def small_batch_arms(mixture: Mixture) -> list[Arm]:
     """Sampling, where it costs little: it finds what is too alike for a search, whose ends run together."""
     return [NullSampling()] if mixture.batch_size <= _SAMPLED else []
-
-
-def round_ends(mixture: Mixture, found: Found, ends: Tensor) -> Tensor:
-    """Ends of runs that are new and look sparse, each solved again from its smallest entries; float64."""
-    share = small_share(mixture.white, ends)
-    ends = ends[share.argsort(descending=True)][: int((share >= _LEAST_SMALL).sum())].double()
-    ends = ends[merge_directions(ends, found.directions, coherence=_SAME_END)]
-    return reselect_directions(mixture.L, ends[:_MOST_ENDS])

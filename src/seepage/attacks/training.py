@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from seepage.attacks.blueprint import Blueprint
 from seepage.attacks.checkpoint import Books, Checkpoint, fingerprint
 from seepage.attacks.git import CoarseGIT
 from seepage.attacks.inverter import Inverter, build_module
-from seepage.attacks.matchederror import matched_error
-from seepage.attacks.pairs import Pairs, PublicExamples, refuse_misfits
+from seepage.attacks.inverters.blueprint import Blueprint
+from seepage.attacks.inverters.matchederror import matched_error
+from seepage.attacks.inverters.pairs import Pairs, PublicExamples, refuse_misfits
 from seepage.errors import InputError
 from seepage.types import Progress, go_on
 

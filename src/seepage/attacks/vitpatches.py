@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seepage.attacks.distances import Squared
-from seepage.attacks.objective import Objective, make_objective, twice_differentiable
-from seepage.attacks.patchsystem import PatchSystem, find_patch_system
+from seepage.attacks.recursion.patchsystem import PatchSystem, find_patch_system
+from seepage.attacks.walk.distances import Squared
+from seepage.attacks.walk.objective import Objective, make_objective, twice_differentiable
 from seepage.networks.layers import read_layers
 from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, Traces, go_on
 

@@ -60,8 +60,8 @@ def claimed_rule(header: CaptureHeader, stated: UpdateRule | None = None) -> Upd
     """The rule that the attack is told of; a claim, not a fact.
 
     A claim that the update is one gradient is held against the update by the certificate's replay: if it is false,
-    it costs the certificate. Other claims promise what certificates rest on (:mod:`seepage.attacks.warrant`), as the
-    rule that a server prescribes does in an audit.
+    it costs the certificate. Other claims promise what certificates rest on
+    (:mod:`seepage.attacks.disaggregation.warrant`), as the rule that a server prescribes does in an audit.
 
     Args:
         header: of the bundle. Its ``rule`` may be as the command line takes it, such as ``fedavg:epochs=2,lr=0.01``.

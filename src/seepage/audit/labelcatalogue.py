@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 
-from seepage.attacks.classmeans import ClassMeans
-from seepage.attacks.exactlabels import ExactLabels
-from seepage.attacks.ilrg import ILRG
-from seepage.attacks.labelbaselines import IDLG, PresentClasses, SignRule, UniformProbabilities
-from seepage.attacks.labels_auto import RestoreLabels
-from seepage.attacks.noiseprior import NoisePrior
-from seepage.attacks.pooled import PooledEmbedding
-from seepage.attacks.rlg import RLG
+from seepage.attacks.labels.classmeans import ClassMeans
+from seepage.attacks.labels.exactlabels import ExactLabels
+from seepage.attacks.labels.ilrg import ILRG
+from seepage.attacks.labels.labelbaselines import IDLG, PresentClasses, SignRule, UniformProbabilities
+from seepage.attacks.labels.noiseprior import NoisePrior
+from seepage.attacks.labels.pooled import PooledEmbedding
+from seepage.attacks.labels.restorelabels import RestoreLabels
+from seepage.attacks.labels.rlg import RLG
 from seepage.types import Attack
 
 __all__ = ["LABEL_ATTACKS"]

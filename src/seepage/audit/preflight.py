@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from seepage.attacks.attackedlayer import AttackedLayer, find_input_layer, find_relu_layer
-from seepage.attacks.labels import label_obstacles
+from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_input_layer, find_relu_layer
+from seepage.attacks.labels.lastlayer import label_obstacles
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
 from seepage.networks.layers import AffineLayer, LayerKind, LayerReading, read_layers

@@ -6,8 +6,8 @@ from typing import Annotated
 import torch
 import typer
 
-from seepage.attacks.blueprint import InverterKind, draw_blueprint
 from seepage.attacks.inverterfile import save_inverter
+from seepage.attacks.inverters.blueprint import InverterKind, draw_blueprint
 from seepage.attacks.training import Trained, Training, train_inverter
 from seepage.cli.options import NetworkOption, SeedOption, SizeOption, ThreadsOption, WeightsOption, set_threads
 from seepage.cli.show import Watch

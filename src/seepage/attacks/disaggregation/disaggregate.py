@@ -1,0 +1,119 @@
+"""From directions to a certified batch: the one loop behind SPEAR, SPEAR++ and PRISM, which only propose.
+
+The notation is that of :mod:`seepage.attacks.disaggregation.mixture`.
+"""
+
+import time
+
+import torch
+
+from seepage.attacks.budget import SPENT, Budget
+from seepage.attacks.disaggregation.closing import MOST_SWAPS, choose
+from seepage.attacks.disaggregation.conclusion import conclude
+from seepage.attacks.disaggregation.directions import accept, accept_replayed, complete
+from seepage.attacks.disaggregation.found import Found, Proposals, Proposer
+from seepage.attacks.disaggregation.mixture import Mixture
+from seepage.attacks.disaggregation.solution import Solution, better
+from seepage.types import INTERRUPTED, Observation, Progress, Reconstruction
+
+__all__ = ["PATIENCE", "disaggregate"]
+
+PATIENCE = 8192  # starts spent on better directions once there are enough of them
+_LAST_FEW = 4  # examples missing, at random inputs of which it is quickest to guess at once
+
+
+def disaggregate(
+    mixture: Mixture,
+    observation: Observation,
+    propose: Proposer,
+    *,
+    budget: Budget,
+    generator: torch.Generator,
+    progress: Progress,
+    patience: int = PATIENCE,
+) -> Reconstruction:
+    """Ask ``propose`` for directions until the batch is certified or the budget ends; return what there is.
+
+    Args:
+        mixture: of the attacked layer.
+        observation: what the server saw.
+        propose: the method.
+        budget: when to stop without a certificate.
+        generator: all chance of the attack.
+        progress: told about directions found.
+        patience: samples to spend on better directions once there are enough of them.
+    """
+    search = _Search(mixture, observation, generator)
+    stopped = search.run(propose, budget=budget, progress=progress, patience=patience)
+    if stopped != INTERRUPTED:
+        search.choose_again()
+    return conclude(
+        mixture,
+        observation,
+        search.solution,
+        directions=len(search.found),
+        rejected=search.found.rejected,
+        cost=search.cost,
+        stopped=stopped,
+    )
+
+
+class _Search:
+    """The state of a disaggregation: directions found, what they cost, and the best batch made of them."""
+
+    def __init__(self, mixture: Mixture, observation: Observation, generator: torch.Generator) -> None:
+        self.mixture, self.observation, self.generator = mixture, observation, generator
+        self.found = Found.nothing(mixture.L)
+        self.solution: Solution | None = None
+        self.cost = 0
+        self.enough_at: int | None = None
+
+    def run(self, propose: Proposer, *, budget: Budget, progress: Progress, patience: int) -> str:
+        """Take proposals until there is a reason to stop; the reason."""
+        started, b = time.monotonic(), self.mixture.batch_size
+        stopped = "there was nothing more to propose"
+        for proposals in propose(self.mixture, self.found, self.generator):
+            self._take(proposals)
+            if self._evident:
+                stopped = "the certificate holds" if self._certified else "all directions are true"
+            elif not progress(len(self.found), b, f"directions found after {self.cost:,} samples"):
+                stopped = INTERRUPTED
+            elif self.enough_at is not None and self.cost > max(8 * self.enough_at, patience):
+                stopped = "no set of directions found could be certified"
+            elif budget.spent(self.cost, time.monotonic() - started):
+                stopped = SPENT
+            else:
+                continue
+            break
+        if self.solution is None and self.found.accepted:
+            self._choose()
+        return stopped
+
+    def choose_again(self) -> None:
+        """A last choice among all directions that there are, for batches that came out in part."""
+        if (len(self.found.aside) or len(self.found.narrow)) and not self._evident:
+            self._choose(aside=True)
+
+    def _take(self, proposals: Proposals) -> None:
+        mixture, found = self.mixture, self.found
+        self.cost += proposals.cost
+        grown = (accept_replayed if proposals.replayed else accept)(mixture, found, proposals.directions)
+        if grown and 0 < mixture.batch_size - len(found) <= _LAST_FEW:
+            complete(mixture, found, self.generator)
+        if grown and len(found) >= mixture.batch_size:
+            self.enough_at = self.enough_at or self.cost
+            self._choose()
+        elif grown and len(found) + len(found.narrow) >= mixture.batch_size:
+            self._choose(swaps=0)
+
+    def _choose(self, *, aside: bool = False, swaps: int = MOST_SWAPS) -> None:
+        new = choose(self.mixture, self.observation, self.found, self.generator, aside=aside, swaps=swaps)
+        self.solution = better(self.solution, new)
+
+    @property
+    def _evident(self) -> bool:
+        return self.solution is not None and bool(self.solution.evident.all())
+
+    @property
+    def _certified(self) -> bool:
+        return self.solution is not None and bool(self.solution.certified.all())

@@ -1,0 +1,163 @@
+"""What a search has: the directions accepted so far, those beside them, and proposals for more."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from seepage.attacks.disaggregation.mixture import Mixture
+from seepage.linalg.nullspace import MOST_LEVERAGE
+
+__all__ = ["Found", "Kept", "Proposals", "Proposer", "outside"]
+
+_LATEST = slice(-512, None)  # of those beside
+_LIKELY = 0.97  # leverage; an accident, which makes a combination determined, has all but 1
+_MOST_REFUSED = 4096  # remembered; each candidate is compared with all of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Directions, and what is known of each.
+
+    Args:
+        directions: ``[k, b]`` unit directions.
+        zeros: ``[k]`` zeros of each.
+        leverage: ``[k]``: how much each hangs on one of its zeros (:func:`seepage.linalg.nullspace.largest_leverage`).
+    """
+
+    directions: Tensor
+    zeros: Tensor
+    leverage: Tensor
+
+    @classmethod
+    def none(cls, like: Tensor) -> "Kept":
+        """No direction, of the size of ``like [..., b]``."""
+        zeros = torch.zeros(0, dtype=torch.int64)
+        return cls(directions=like.new_zeros(0, like.shape[-1]), zeros=zeros, leverage=zeros.double())
+
+    @property
+    def pinned(self) -> Tensor:
+        """``[k]`` bool: by zeros to spare. Of the others only the whole batch is a proof (docs/decisions/0012)."""
+        return self.leverage <= MOST_LEVERAGE
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    def at(self, index: Tensor | slice) -> "Kept":
+        """Some of them."""
+        place = index.to(self.directions.device) if isinstance(index, Tensor) else index
+        return Kept(directions=self.directions[place], zeros=self.zeros[index], leverage=self.leverage[index])
+
+    def and_then(self, *others: "Kept") -> "Kept":
+        """These, then others."""
+        return Kept(
+            directions=torch.cat([self.directions, *(one.directions for one in others)]),
+            zeros=torch.cat([self.zeros, *(one.zeros for one in others)]),
+            leverage=torch.cat([self.leverage, *(one.leverage for one in others)]),
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Found:
+    """Directions accepted so far; the frame writes, proposers read.
+
+    Args:
+        kept: *pinned* or nearly, and linearly independent: as many as examples are found.
+        narrow: determined, and no combination of ``kept``, but a zero less and they would not be: examples with few
+            zeros, or accidents. The search goes on as if there were none.
+        spare: accepted too, but combinations of ``kept`` up to rounding: one of them all is no example's.
+        aside: *pinned*, but no input explains their zeros: true if zeros come from elsewhere (pruned networks).
+        refused: ``[r, b]`` the latest sparse directions that were rejected, so that none is tried again.
+        rejected: how many were not determined, or no input explains their zeros: combinations of examples, mostly.
+    """
+
+    kept: Kept
+    narrow: Kept
+    spare: Kept
+    aside: Kept
+    refused: Tensor
+    rejected: int = 0
+
+    @classmethod
+    def nothing(cls, like: Tensor) -> "Found":
+        """At the start; directions are of the size and kind of the rows of ``like [..., b]``."""
+        none = Kept.none(like)
+        return cls(kept=none, narrow=none, spare=none, aside=none, refused=none.directions)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @property
+    def directions(self) -> Tensor:
+        """``[f, b]``: unit, linearly independent, one an example."""
+        return self.kept.directions
+
+    @property
+    def accepted(self) -> int:
+        """All accepted directions, whatever they are good for."""
+        return len(self.kept) + len(self.narrow) + len(self.spare)
+
+    def add(self, accepted: Kept, *, apart: Tensor, likely: bool = False) -> None:
+        """Each to its own kind; one that is not independent, which would pass for an example, to the spare.
+
+        Args:
+            accepted: ``k`` directions.
+            apart: ``[k]`` the part outside of the others that makes a direction independent.
+            likely: whether they are examples' whatever their zeros say.
+        """
+        basis = torch.linalg.qr(self.directions.T).Q.T  # [f, b]
+        sure = (accepted.leverage <= _LIKELY) | likely
+        new = torch.zeros_like(sure)
+        for index in (~sure).int().argsort(stable=True).tolist():
+            rest = outside(basis, accepted.directions[index])
+            new[index] = len(basis) < basis.shape[1] and float(rest.norm()) > float(apart[index])
+            if new[index] and sure[index]:
+                basis = torch.cat([basis, (rest / rest.norm())[None]])
+        self.kept = self.kept.and_then(accepted.at(new & sure))
+        self.narrow = self.narrow.and_then(accepted.at(new & ~sure)).at(_LATEST)
+        self.spare = self.spare.and_then(accepted.at(~new)).at(_LATEST)
+
+    def set_aside(self, inseparable: Kept) -> None:
+        """Add to those aside; the latest stay."""
+        self.aside = self.aside.and_then(inseparable).at(_LATEST)
+
+    def refuse(self, directions: Tensor) -> None:
+        """Remember ``[k, b]`` rejected directions; the latest stay."""
+        self.refused = torch.cat([self.refused, directions])[-_MOST_REFUSED:]
+        self.rejected += len(directions)
+
+    def pool(self, *, aside: bool = False) -> Kept:
+        """What a batch is chosen from; ``aside``: as if no input had been asked for."""
+        enough = len(self.kept) >= self.kept.directions.shape[1]
+        return self.kept.and_then(self.spare, *([] if enough else [self.narrow]), *([self.aside] if aside else []))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposals:
+    """Some candidate directions.
+
+    Args:
+        directions: ``[k, b]``.
+        cost: how many samples, starts or guesses they took: what a budget counts.
+        work: multiplications they took, roughly: what a portfolio compares.
+        replayed: whether each is the error that the network itself gives for some input, and is taken as it is.
+    """
+
+    directions: Tensor
+    cost: int
+    work: float = 1.0
+    replayed: bool = False
+
+
+class Proposer(Protocol):
+    """Yields proposals for as long as it is asked; ``found`` grows meanwhile."""
+
+    def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]: ...
+
+
+def outside(basis: Tensor, direction: Tensor) -> Tensor:
+    """The part ``[b]`` of a direction that is orthogonal to ``basis [f, b]``, twice for rounding."""
+    rest = direction - (basis @ direction) @ basis
+    return rest - (basis @ rest) @ basis

@@ -1,0 +1,1 @@
+"""Networks walked backwards, one layer after the other, in closed form."""

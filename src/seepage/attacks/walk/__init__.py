@@ -1,0 +1,1 @@
+"""What gradient matching walks with: distances, priors, optimizers, starts, and the client's steps taken again."""
