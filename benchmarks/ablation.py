@@ -18,7 +18,7 @@ from seepage.attacks.disaggregation.directions import accept, least_apart, round
 from seepage.attacks.disaggregation.found import Found, Kept
 from seepage.attacks.disaggregation.layerattack import LEAST_SHARE
 from seepage.attacks.disaggregation.mixture import Mixture, mix
-from seepage.attacks.prism import Unmixing
+from seepage.attacks.disaggregation.unmixing import Unmixing
 from seepage.data.sources import Dataset
 from seepage.federated.rules import FedSGD
 from seepage.linalg.filters import FILTER_BANKS, FilterBank

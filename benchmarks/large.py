@@ -15,7 +15,8 @@ from torch.nn.functional import normalize
 from seepage.attacks.disaggregation.directions import accept, round_either, round_roughly
 from seepage.attacks.disaggregation.found import Found
 from seepage.attacks.disaggregation.mixture import Mixture
-from seepage.attacks.prism import PRISM, Unmixing
+from seepage.attacks.disaggregation.unmixing import Unmixing
+from seepage.attacks.prism import PRISM
 from seepage.attacks.spearpp import round_ends
 from seepage.linalg.dictionary import LogCosh, sparse_directions
 from seepage.linalg.sphere import RiemannianAdam

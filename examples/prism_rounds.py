@@ -17,7 +17,7 @@ from seepage.attacks.disaggregation.found import Found
 from seepage.attacks.disaggregation.layerattack import LEAST_SHARE
 from seepage.attacks.disaggregation.mixture import Mixture, mix
 from seepage.attacks.disaggregation.solution import Solution
-from seepage.attacks.prism import Unmixing
+from seepage.attacks.disaggregation.unmixing import Unmixing
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.linalg.filters import FILTER_BANKS

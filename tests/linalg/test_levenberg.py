@@ -13,22 +13,22 @@ def rosenbrock(p: Tensor) -> Tensor:
 
 def test_every_start_comes_to_the_minimum() -> None:
     starts = 2 * torch.randn(9, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    points, lengths = levenberg_marquardt(rosenbrock, starts, steps=200, tol=1e-9)
+    points, lengths, _ = levenberg_marquardt(rosenbrock, starts, steps=200, tol=1e-9)
     torch.testing.assert_close(points, torch.ones_like(points), atol=1e-7, rtol=0)
     assert float(lengths.max()) < 1e-9
 
 
 def test_the_chunk_changes_nothing_and_starts_do_not_touch_each_other() -> None:
     starts = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    together, _ = levenberg_marquardt(rosenbrock, starts, steps=5, tol=1e-9, chunk=2)
+    together, _, _ = levenberg_marquardt(rosenbrock, starts, steps=5, tol=1e-9, chunk=2)
     for start, point in zip(starts, together, strict=True):
-        alone, _ = levenberg_marquardt(rosenbrock, start[None], steps=5, tol=1e-9)
+        alone, _, _ = levenberg_marquardt(rosenbrock, start[None], steps=5, tol=1e-9)
         torch.testing.assert_close(alone[0], point)
 
 
 def test_without_a_zero_it_ends_at_the_least_and_says_how_far_it_is() -> None:
     starts = torch.tensor([[3.0], [-2.0]], dtype=torch.float64)
-    points, lengths = levenberg_marquardt(lambda p: torch.cat([p, p - 2]), starts, steps=50, tol=1e-9)
+    points, lengths, _ = levenberg_marquardt(lambda p: torch.cat([p, p - 2]), starts, steps=50, tol=1e-9)
     torch.testing.assert_close(points, torch.ones_like(points))
     torch.testing.assert_close(lengths, torch.full((2,), 2**0.5, dtype=torch.float64))
 
@@ -36,7 +36,33 @@ def test_without_a_zero_it_ends_at_the_least_and_says_how_far_it_is() -> None:
 @pytest.mark.parametrize("start", [float("nan"), float("inf")])
 def test_what_is_no_number_stays_where_it_is_and_harms_nobody(start: float) -> None:
     starts = torch.tensor([[start, 1.0], [0.5, 0.5]], dtype=torch.float64)
-    points, lengths = levenberg_marquardt(rosenbrock, starts, steps=200, tol=1e-9)
+    points, lengths, _ = levenberg_marquardt(rosenbrock, starts, steps=200, tol=1e-9)
     assert not bool(lengths[0].isfinite())
     assert float(points[0, 1]) == 1.0
     torch.testing.assert_close(points[1], torch.ones(2, dtype=torch.float64), atol=1e-7, rtol=0)
+
+
+def in_a_trough(p: Tensor) -> Tensor:
+    """A zero at 2, and left of 0 a trough without one that narrows without an end."""
+    return torch.where(p < 0, 1 + 0.1 / (1 + p.square()), p - 2)
+
+
+def test_starts_that_lead_nowhere_are_given_up_and_the_others_come_to_the_same_end() -> None:
+    starts = torch.tensor([[-1.0], [-3.0], [0.5]], dtype=torch.float64)
+    patient = levenberg_marquardt(in_a_trough, starts, steps=40, tol=1e-9)
+    points, lengths, jacobians = levenberg_marquardt(in_a_trough, starts, steps=40, tol=1e-9, halving=True)
+    torch.testing.assert_close(points[2], patient[0][2])
+    assert float(lengths[:2].min()) >= 1.0
+    assert float(lengths[2]) < 1e-9
+    assert jacobians < patient[2] // 4
+
+
+def test_no_step_is_begun_beyond_the_jacobians_granted() -> None:
+    starts = 2 * torch.randn(9, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    *_, jacobians = levenberg_marquardt(rosenbrock, starts, steps=200, tol=1e-9, jacobians=20)
+    assert 20 <= jacobians < 20 + len(starts)
+
+
+def test_no_start_is_no_error() -> None:
+    points, lengths, jacobians = levenberg_marquardt(rosenbrock, torch.zeros(0, 2), steps=5, tol=1e-9)
+    assert (points.shape, lengths.shape, jacobians) == ((0, 2), (0,), 0)

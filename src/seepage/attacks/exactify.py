@@ -14,7 +14,8 @@ from seepage.attacks.disaggregation.found import Found, Proposals, Proposer
 from seepage.attacks.disaggregation.layerattack import invert_layer
 from seepage.attacks.disaggregation.mixture import Mixture
 from seepage.attacks.disaggregation.portfolio import Arm
-from seepage.attacks.disaggregation.spans import SpanSearch, random_guesses, read_spans
+from seepage.attacks.disaggregation.spans import read_spans
+from seepage.attacks.disaggregation.spansearch import SpanSearch, random_guesses
 from seepage.attacks.spearpp import Completion
 from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
@@ -29,8 +30,8 @@ class Exactify:
 
     A guess says which units its example switches off, and those determine the example's direction, exactly; what is
     exact leaves the mixture, and the guesses that remain are rounded again in what is left of it. Where units are too
-    few for that, later layers say where to move it (:class:`~seepage.attacks.disaggregation.spans.SpanSearch`). White
-    noise of 8 dB is near enough to start from (benchmarks/results/exactify.md).
+    few for that, later layers say where to move it (:class:`~seepage.attacks.disaggregation.spansearch.SpanSearch`).
+    White noise of 8 dB is near enough to start from (benchmarks/results/exactify.md).
 
     Args:
         attack: whatever reconstructs inputs of the network.

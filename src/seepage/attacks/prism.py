@@ -1,6 +1,5 @@
 """PRISM: inputs and directions found together, unmixed or coupled, rounded, deflated. Seepage's own attack."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -12,13 +11,14 @@ from torch import Tensor
 from seepage.attacks.budget import Budget
 from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_layer, find_relu_layer
 from seepage.attacks.disaggregation.coupled import CoupledSearch
-from seepage.attacks.disaggregation.directions import round_either, round_ends, round_roughly
 from seepage.attacks.disaggregation.expectederrors import expected_errors
 from seepage.attacks.disaggregation.found import Found, Proposals, Proposer
 from seepage.attacks.disaggregation.layerattack import LayerAttack
 from seepage.attacks.disaggregation.mixture import Mixture
 from seepage.attacks.disaggregation.portfolio import Arm, take_turns
-from seepage.attacks.disaggregation.spans import Spans, SpanSearch, random_guesses, read_spans
+from seepage.attacks.disaggregation.spans import Spans, read_spans
+from seepage.attacks.disaggregation.spansearch import Guess, SpanSearch, random_guesses
+from seepage.attacks.disaggregation.unmixing import FEW_UNITS, Continued, Unmixing
 from seepage.attacks.spear import NullSampling
 from seepage.attacks.spearpp import (
     SEARCHES,
@@ -28,26 +28,19 @@ from seepage.attacks.spearpp import (
     small_batch_arms,
 )
 from seepage.linalg.coupling import Coupling
-from seepage.linalg.dictionary import LogCosh, sparse_directions
 from seepage.linalg.filters import FILTER_BANKS, FilterBank
-from seepage.linalg.ica import Contrast, SoftSign, Tanh, unmix
-from seepage.linalg.nullspace import merge_directions, zero_mask
-from seepage.linalg.sphere import RiemannianAdam
+from seepage.linalg.ica import Contrast, SoftSign, Tanh
 from seepage.types import Observation, Obstacle
 
-__all__ = ["COUPLINGS", "PRISM", "Unmixing"]
+__all__ = ["COUPLINGS", "PRISM"]
 
 # The second lets runs pass nearer to what is found, for batches whose examples are much alike (8 x 8 digits).
 COUPLINGS = (Coupling(), Coupling(spike=(0.7, 0.02), nearest=(0.6, 0.8)))
 
-_POLISH = Search(loss=LogCosh(start=0.3), optimizer=RiemannianAdam(steps=150, step_size=0.07))
-_ROBUST_BELOW = 9.0  # units an example: with fewer, guesses are also rounded by the robust kernel, which costs more;
-_FEW = 128  # so are the guesses of a turn that has no more,
-_PLENTY = 64  # but not where the descent alone found as many
-_SAME = 1 - 1e-6  # cosine of copies
 _EASY = 9.0  # units an example above which the sphere search goes first (benchmarks/results/side-by-side.md)
+_LEAST, _SMALL = 2.5, 64  # units an example below which zeros determine few, and examples beyond which trying is dear
+_CONTINUED = 3  # kinds of unmixed guesses that spans move
 _MANY, _ENOUGH = 150, 3.5  # examples from which unmixing is late (too few pixels), and units each that coupling needs
-_ROWS_AT_ONCE = 32  # mixtures filtered at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +114,8 @@ class PRISM(LayerAttack):
         expected: Tensor | None,
         spans: Callable[[], Spans | None],
     ) -> list[Arm]:
-        guesses = [*(arm.first_guess for arm in self._unmixing(shape)[:1]), random_guesses] if self.spans else []
+        unmixed = [Continued(way=way) for way in self._unmixing(shape)[:_CONTINUED]]
+        guesses: list[Guess] = [*unmixed, random_guesses] if self.spans else []
         moved = [SpanSearch(spans=spans, guess=guess) for guess in guesses]
         if not mixture.layer.relu:
             return [*([NullSampling()] if mixture.batch_size == 1 else []), *moved]
@@ -132,12 +126,14 @@ class PRISM(LayerAttack):
         kinds: list[Sequence[Arm]] = [unmixing, coupled, sphere]
         if units >= _EASY * examples:
             kinds = [sphere, unmixing, coupled]
-        elif examples >= _MANY and _ENOUGH * examples <= units < _ROBUST_BELOW * examples:
+        elif examples >= _MANY and _ENOUGH * examples <= units < FEW_UNITS * examples:
             kinds = [coupled, unmixing, sphere]
         late: Sequence[Arm] = coupled if unmixing and units < _ENOUGH * examples else []
         turns = chain(*zip_longest(*(kind for kind in kinds if kind is not late)), late)
         arms = [arm for arm in turns if arm is not None]
-        if units < _ENOUGH * examples:  # too few zeros for all examples
+        if units < _LEAST * examples and examples > _SMALL and moved and spans() is not None:
+            return [*moved, *small_batch_arms(mixture), Completion()]
+        if units < _ENOUGH * examples:  # for some
             return [*arms[:1], *small_batch_arms(mixture), *moved, *arms[1:], Completion()]
         return [*arms[:1], *small_batch_arms(mixture), *arms[1:], Completion(), *moved]
 
@@ -146,69 +142,3 @@ class PRISM(LayerAttack):
             return []
         ways = product(self.contrasts, self.filters)
         return [Unmixing(bank=bank, contrast=contrast, shape=shape, samples=self.samples) for contrast, bank in ways]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unmixing:
-    """One arm: the mixture that is left, filtered and unmixed; both signs of each guess, rounded.
-
-    Args:
-        bank: makes the inputs sparse.
-        contrast: tells them from mixtures.
-        shape: of one input.
-        samples: of filtered pixels at most, drawn anew each turn.
-    """
-
-    bank: FilterBank
-    contrast: Contrast
-    shape: tuple[int, ...]
-    samples: int
-
-    def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator, *, effort: int) -> Proposals:
-        """One turn; unmixing takes ``effort`` times as many steps."""
-        guesses = self.guess(mixture, found, generator, steps=60 * effort)
-        rough = round_roughly(mixture, torch.cat([guesses, -guesses]))
-        ends = sparse_directions(mixture.white, rough, loss=_POLISH.loss, optimizer=_POLISH.optimizer)
-        directions = round_ends(mixture, found, ends)
-        b, k = mixture.batch_size, len(rough)
-        polish = 2.0 * k * mixture.white.numel() * _POLISH.optimizer.steps
-        kernels = 2.0 * k * mixture.L.numel() * b
-        tight = len(mixture.L) < _ROBUST_BELOW * b
-        if (tight or k <= _FEW) and _count_new(mixture, found, directions) < _PLENTY:
-            directions = torch.cat([directions, round_either(mixture, guesses)])
-            kernels *= 6
-        return Proposals(
-            directions=directions, cost=k, work=0.25 * k**2 * self.samples * 60 * effort + polish + kernels
-        )
-
-    def guess(self, mixture: Mixture, found: Found, generator: torch.Generator, *, steps: int) -> Tensor:
-        """Rough inputs ``[k, b]`` (as ``p`` of ``x = right^T p``) of the ``k`` examples not found yet, up to sign."""
-        basis = mixture.missing(found.directions)  # [k, b]
-        images = basis.float() @ mixture.factors.right.float()  # [k, n]
-        first = self.bank(images[:1], self.shape)
-        if first is None:  # no stencil fits into an input this small
-            return basis[:0]
-        columns = torch.randperm(first.shape[1], generator=generator, device=generator.device)[: self.samples]
-        filtered = torch.cat([self._filtered(part, columns) for part in torch.split(images, _ROWS_AT_ONCE)])
-        weights = unmix(filtered, contrast=self.contrast, generator=generator, steps=steps)
-        guesses = weights.double() @ basis
-        size = math.sqrt(mixture.layer.weight.shape[1])  # of normalised inputs; only the bias minds
-        scaled: Tensor = guesses * (size / guesses.norm(dim=1, keepdim=True).clamp_min(1e-300))
-        return scaled
-
-    def first_guess(self, mixture: Mixture, found: Found, generator: torch.Generator) -> Tensor:
-        """As :meth:`guess`, in as many steps as a first turn takes."""
-        return self.guess(mixture, found, generator, steps=60)
-
-    def _filtered(self, images: Tensor, columns: Tensor) -> Tensor:
-        answers = self.bank(images, self.shape)
-        assert answers is not None  # it fitted the first image
-        chosen: Tensor = answers[:, columns.to(answers.device)]
-        return chosen
-
-
-def _count_new(mixture: Mixture, found: Found, directions: Tensor) -> int:
-    """How many different ones of ``directions [k, b]`` vanish on enough units and are not found yet."""
-    zeros = zero_mask(mixture.L, directions, zero_tol=mixture.loose_tol).sum(dim=1)
-    new = merge_directions(directions[zeros >= mixture.least_zeros], found.directions, coherence=_SAME)
-    return int(new.sum())

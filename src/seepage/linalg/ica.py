@@ -48,16 +48,18 @@ def unmix(
     symmetric: bool = True,
     steps: int = 60,
     tolerance: float = 1e-4,
+    start: Tensor | None = None,
 ) -> Tensor:
     """FastICA on whitened rows.
 
     Args:
         S: ``[k, N]``; float32 suffices.
         contrast: what tells a source from a mixture.
-        generator: draws the start.
+        generator: draws the start, if there is none.
         symmetric: all sources at once; else one after the other, each orthogonal to those before.
         steps: at most (for each source if not symmetric).
         tolerance: stop when every source moves by less (one minus cosine).
+        start: ``[k, k]`` rows of weights on ``S`` to start from, of any length.
 
     Returns:
         ``[k, k]``: one row of weights on ``S`` a source; ``[0, k]`` if ``S`` is blank.
@@ -70,8 +72,12 @@ def unmix(
     whitening = _whitening(S)
     Z = whitening @ S
     k = len(Z)
-    start = torch.randn(k, k, generator=generator, dtype=torch.float32, device=generator.device).to(Z)
-    W = _orthogonal(start)
+    if start is None:
+        first = torch.randn(k, k, generator=generator, dtype=torch.float32, device=generator.device).to(Z)
+    else:  # correlations of its sources with the whitened rows
+        sources = start.to(S) @ S
+        first = sources / sources.norm(dim=1, keepdim=True).clamp_min(1e-30) @ Z.T
+    W = _orthogonal(first)
     W = _together(W, Z, contrast, steps, tolerance) if symmetric else _one_by_one(W, Z, contrast, steps, tolerance)
     return W @ whitening
 

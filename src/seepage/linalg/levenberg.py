@@ -13,6 +13,8 @@ __all__ = ["jacobian", "levenberg_marquardt"]
 _DAMPING, _LEAST_DAMPING = 1e-3, 1e-12
 _MORE, _LESS = 4.0, 0.2
 _TRIES = 8  # of larger damping before a start is given up
+_FIRST = 2  # step at which a start's residual is noted
+_HALVED = 0.5  # of it: what should be left at most whenever the steps have doubled
 
 
 def jacobian(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -29,8 +31,15 @@ def _load_forward_mode() -> None:
 
 
 def levenberg_marquardt(
-    residual: Callable[[Tensor], Tensor], starts: Tensor, *, steps: int, tol: float, chunk: int = 8
-) -> tuple[Tensor, Tensor]:
+    residual: Callable[[Tensor], Tensor],
+    starts: Tensor,
+    *,
+    steps: int,
+    tol: float,
+    chunk: int = 8,
+    jacobians: int | None = None,
+    halving: bool = False,
+) -> tuple[Tensor, Tensor, int]:
     """Minimise ``|residual(p)|`` from each start (Levenberg 1944, Marquardt 1963).
 
     Args:
@@ -39,19 +48,29 @@ def levenberg_marquardt(
         steps: at most.
         tol: a start is done once its residual is shorter than that.
         chunk: starts whose Jacobians, ``chunk k`` tangents, are held at once.
+        jacobians: after how many no step is begun, ``None`` for no limit.
+        halving: whether a start is given up, at step 4, 8, 16, ..., whose residual is not half of what it was after
+            half as many steps: where most starts lead nowhere, those that end well show it early.
 
     Returns:
-        Points ``[s, k]``, and the length of the residual at each, ``[s]``.
+        Points ``[s, k]``, the length of the residual at each, ``[s]``, and how many Jacobians that took.
     """
+    if not len(starts):
+        return starts, starts.new_zeros(0), 0
     values, slopes = vmap(residual), vmap(jacobian(residual), chunk_size=chunk)
     points, errors = starts.clone(), values(starts)
     costs, damping = errors.norm(dim=1), starts.new_full((len(starts),), _DAMPING)
     live = costs.isfinite() & (costs > tol)
     eye = torch.eye(starts.shape[1], dtype=starts.dtype, device=starts.device)
-    for _ in range(steps):
+    before, taken = costs.clone(), 0
+    for step in range(steps):
+        if halving and step >= _FIRST and step.bit_count() == 1:
+            live &= (costs < _HALVED * before) | (step == _FIRST)
+            before = costs.clone()
         left = live.nonzero().flatten()
-        if not len(left):
+        if not len(left) or (jacobians is not None and taken >= jacobians):
             break
+        taken += len(left)
         J = slopes(points[left])
         normal, gradient = J.mT @ J, (J.mT @ errors[left, :, None])[..., 0]
         size = normal.diagonal(dim1=1, dim2=2).mean(dim=1)
@@ -71,4 +90,4 @@ def levenberg_marquardt(
                 break
         live[left] = False
         live &= costs > tol
-    return points, costs
+    return points, costs, taken

@@ -8,7 +8,8 @@ from torch.nn.functional import cross_entropy
 from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.disaggregation.found import Found
 from seepage.attacks.disaggregation.mixture import Mixture, mix
-from seepage.attacks.disaggregation.spans import Spans, SpanSearch, read_spans
+from seepage.attacks.disaggregation.spans import Spans, read_spans
+from seepage.attacks.disaggregation.spansearch import SpanSearch
 from seepage.attacks.disaggregation.tail import Tail
 from seepage.attacks.prism import PRISM
 from seepage.data.sources import Dataset, load_dataset

@@ -6,6 +6,7 @@ The notation is that of :mod:`seepage.attacks.disaggregation.mixture`.
 import time
 
 import torch
+from torch.nn.functional import normalize
 
 from seepage.attacks.budget import SPENT, Budget
 from seepage.attacks.disaggregation.closing import MOST_SWAPS, choose
@@ -13,12 +14,16 @@ from seepage.attacks.disaggregation.conclusion import conclude
 from seepage.attacks.disaggregation.directions import accept, accept_replayed, complete
 from seepage.attacks.disaggregation.found import Found, Proposals, Proposer
 from seepage.attacks.disaggregation.mixture import Mixture
+from seepage.attacks.disaggregation.replay import Replay
 from seepage.attacks.disaggregation.solution import Solution, better
 from seepage.types import INTERRUPTED, Observation, Progress, Reconstruction
 
 __all__ = ["PATIENCE", "disaggregate"]
 
 PATIENCE = 8192  # starts spent on better directions once there are enough of them
+_MOST_DROPS = 4  # of directions that were found and do not fit
+_UNLIKE = 1e-3  # relative distance of a replayed error from the disaggregated one
+_SAME = 1 - 1e-9  # cosine of the same error
 _LAST_FEW = 4  # examples missing, at random inputs of which it is quickest to guess at once
 
 
@@ -67,6 +72,7 @@ class _Search:
         self.solution: Solution | None = None
         self.cost = 0
         self.enough_at: int | None = None
+        self.drops = 0
 
     def run(self, propose: Proposer, *, budget: Budget, progress: Progress, patience: int) -> str:
         """Take proposals until there is a reason to stop; the reason."""
@@ -103,8 +109,26 @@ class _Search:
         if grown and len(found) >= mixture.batch_size:
             self.enough_at = self.enough_at or self.cost
             self._choose()
+            if self.drops < _MOST_DROPS and not self._evident:
+                self._drop_unconfirmed()
         elif grown and len(found) + len(found.narrow) >= mixture.batch_size:
             self._choose(swaps=0)
+
+    def _drop_unconfirmed(self) -> None:
+        """Drop replayed directions whose inputs the network does not confirm: one is wrong, and spoils the others.
+
+        With few examples missing, later layers determine inputs that they left open when those were found.
+        """
+        mixture, kept, solution = self.mixture, self.found.kept, self.solution
+        if solution is None or not isinstance(solution.replayed, Replay):
+            return
+        doubtful = solution.errors[solution.replayed.residual > _UNLIKE]  # [d, m]
+        own = normalize(kept.directions @ mixture.factors.left.T, dim=1)
+        likeness = (own @ normalize(doubtful, dim=1).T).abs()
+        unconfirmed = (likeness > _SAME).any(dim=1).cpu() & kept.leverage.isinf()
+        if bool(unconfirmed.any()):
+            self.drops += 1
+            self.found.drop(unconfirmed)
 
     def _choose(self, *, aside: bool = False, swaps: int = MOST_SWAPS) -> None:
         new = choose(self.mixture, self.observation, self.found, self.generator, aside=aside, swaps=swaps)

@@ -119,6 +119,10 @@ class Found:
         self.narrow = self.narrow.and_then(accepted.at(new & ~sure)).at(_LATEST)
         self.spare = self.spare.and_then(accepted.at(~new)).at(_LATEST)
 
+    def drop(self, index: Tensor) -> None:
+        """Take kept directions ``index [f]`` bool out again: their examples are missing as before."""
+        self.kept = self.kept.at(~index)
+
     def set_aside(self, inseparable: Kept) -> None:
         """Add to those aside; the latest stay."""
         self.aside = self.aside.and_then(inseparable).at(_LATEST)

@@ -1,5 +1,6 @@
 """The audited network from the outputs of one layer on, which is cheaper to run than all of it."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ __all__ = ["Tail"]
 
 
 class Tail:
-    """Logits, and the inputs of some later layers, as functions of one example's outputs at a layer; float64.
+    """Logits, and the inputs of some later layers, as functions of one example's outputs at a layer; float64 at first.
 
     Runs under ``vmap``, ``jacfwd`` and ``jacrev``. The layer itself does not run: its weights, most of the network's,
     are neither copied nor used.
@@ -48,6 +49,14 @@ class Tail:
         if watched.outputs is None or len(watched.later) != len(self.later):
             raise RuntimeError("a layer is not called once")
         return logits.flatten(), [value.flatten() for value in watched.later]
+
+    def to(self, dtype: torch.dtype) -> "Tail":
+        """The same in another precision."""
+        other = copy.copy(self)
+        other.state = {
+            name: value.to(dtype) if value.is_floating_point() else value for name, value in self.state.items()
+        }
+        return other
 
     def errors(self, outputs: Tensor) -> Tensor:
         """``[m]`` to the error there, of cross-entropy, for each label: ``[C, m]``."""
