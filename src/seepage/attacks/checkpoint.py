@@ -74,7 +74,7 @@ class Checkpoint:
             InputError: the file is no checkpoint, or one of another training.
         """
         try:
-            found = load_inverter(self.path)
+            found = load_inverter(self.path, unfinished=True)
         except InputError as error:
             raise InputError(
                 f"{self.path} should be a whole checkpoint; found none: {error} Remove it, or name another file."

@@ -53,7 +53,7 @@ class ViTPatches:
         latest, found = observation.latest, []
         if observation.rule is not None and not observation.rule.is_gradient:
             found.append(Obstacle(where=f"rule {observation.rule.name}", reason="sends no plain gradient."))
-        size = latest.batch_size if latest.labels is None else len(latest.labels)
+        size = latest.known_size
         if size != 1:
             there = "it is unknown: grant it (`--knows batch-size`)" if size is None else f"found {size}"
             reason = f"should be known to be 1: the positions' gradient sums over examples; {there}."
