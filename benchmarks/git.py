@@ -37,7 +37,7 @@ FOREIGN = ", pairs of CIFAR-100"
 def main() -> None:
     """Run one part; rows go to the JSON file as they are measured, and the page is written from all rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=("attacks", "exact", "robust", "page"), default="attacks")
+    parser.add_argument("--part", choices=("attacks", "pairs", "exact", "robust", "page"), default="attacks")
     parser.add_argument("--cells", default="lenet:sigmoid/1", help="[data@]network/b,...")
     parser.add_argument("--seeds", default="0,1", help="Numbers; all cells of one seed before the next seed.")
     parser.add_argument("--pairs", type=int, default=5000)
@@ -49,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.seeds = [int(seed) for seed in options.seeds.split(",")]
-    part = {"attacks": attacks, "robust": robust}.get(options.part)
+    part = {"attacks": attacks, "pairs": attacks, "robust": robust}.get(options.part)
     if options.part == "exact":
         exact(options)
     for seed in options.seeds if part is not None else []:
@@ -77,14 +77,17 @@ class Plan:
 
 
 def attacks(cell: str, seed: int, options: argparse.Namespace) -> None:
-    """All attacks on one network and batch size, with one seed."""
+    """All attacks on one network and batch size, with one seed; of part ``pairs`` those that learn, kept beside."""
     where, _, size = cell.partition("/")
     source, _, name = where.rpartition("@")
     source, examples = source or "cifar10", int(size)
     public, private = split(source, options.pairs, seed)
     classes = int(max(public.labels.max(), private.labels.max())) + 1
     network = build_network(name, input_shape=tuple(public.inputs.shape[1:]), classes=classes, seed=seed)
-    place = {"part": "attacks", "data": source, "network": name, "examples": examples, "seed": seed}
+    place = {"part": options.part, "data": source, "network": name, "examples": examples, "seed": seed}
+    if options.part == "pairs":
+        place |= {"pairs": options.pairs, "limit": options.seconds}
+        options.only = options.only or "Coarse-GIT;LTI"
     plan = planned(place, options)
     for word, attack, training in candidates(network, public, examples, plan, seconds=options.seconds, seed=seed):
         scores: list[Score | None] = []
