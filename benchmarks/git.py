@@ -219,9 +219,11 @@ def exact(options: argparse.Namespace) -> None:
             before = module.distance_to(network)
             training = Training(epochs=12, seed=seed)
             found = train_inverter(network, blueprint, given.inputs, given.labels, training=training, module=module)
+            learnt = found.inverter.module
+            assert isinstance(learnt, ExactGIT)
             done.append(
                 {"seed": seed, "start": "known weights" if known else "random", "pairs": options.pairs}
-                | {"before": before, "after": module.distance_to(network)}
+                | {"before": before, "after": learnt.distance_to(network)}
                 | {"first": found.held_out_errors[1], "best": min(found.held_out_errors)}
             )
             print(done[-1], flush=True)

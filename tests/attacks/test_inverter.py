@@ -142,6 +142,19 @@ def test_a_seed_decides_the_training() -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_an_attack_network_to_begin_with_is_left_as_it_was() -> None:
+    network, given = net("mlp:8:sigmoid"), public(60)
+    blueprint = draw_blueprint(network, kind=InverterKind.EXACT_GIT, input_shape=SHAPE)
+    module = build_module(blueprint)
+    assert isinstance(module, ExactGIT)
+    module.start_from(net("mlp:8:sigmoid", seed=1))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    training = Training(epochs=1)
+    done = train_inverter(network, blueprint, given.inputs, given.labels, training=training, module=module)
+    assert all(value.equal(before[name]) for name, value in module.state_dict().items())
+    assert any(not value.equal(before[name]) for name, value in state(done).items())
+
+
 def test_a_training_taken_up_ends_like_one_that_was_not_interrupted(tmp_path: Path) -> None:
     network, checkpoint = net(), tmp_path / "half.safetensors"
     whole = trained(network, epochs=3)
@@ -158,7 +171,7 @@ def test_a_training_taken_up_ends_like_one_that_was_not_interrupted(tmp_path: Pa
     again = trained(network, epochs=3, checkpoint=checkpoint)
     assert again.held_out_errors == whole.held_out_errors
     assert all(torch.equal(value, state(again)[name]) for name, value in state(whole).items())
-    with pytest.raises(InputError, match="same training"):
+    with pytest.raises(InputError, match=r"same training .*other epochs\)"):
         trained(network, epochs=5, checkpoint=checkpoint)
 
 

@@ -1,5 +1,6 @@
 """Attack networks as attacks: one forward pass from an update to a batch, trained before on public pairs."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -124,7 +125,8 @@ class Inverter:
         """Inputs, labels where they are read, numbers to be told, and where it comes from."""
         latest = observation.latest
         device = next(iter(latest.update.values())).device
-        module = self.module.to(device)
+        here = next(self.module.parameters()).device == device
+        module = self.module if here else copy.deepcopy(self.module).to(device)
         if self.public is not None:
             mapping = RoundMap(blueprint=self.blueprint, public=self.public.to(device))
             known = latest.labels

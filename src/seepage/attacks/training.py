@@ -1,5 +1,6 @@
 """Training of attack networks on pairs of gradients and public inputs."""
 
+import copy
 import math
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -102,7 +103,7 @@ def train_inverter(
             the blueprint, numbers that are not finite, or a checkpoint of another training.
     """
     refuse_misfits(network, blueprint, inputs, labels)
-    module = (module if module is not None else build_module(blueprint)).train()
+    module = (build_module(blueprint) if module is None else copy.deepcopy(module)).train()
     run = _Run(
         module=module,
         inverter=Inverter(blueprint=blueprint, module=module),
@@ -114,8 +115,8 @@ def train_inverter(
     kept = None
     if checkpoint is not None:
         said = {word: value for word, value in asdict(training).items() if value is not None}
-        of = said | {"of": fingerprint(network, inputs, labels)}
-        kept = Checkpoint(path=checkpoint, training=of)
+        said |= {"weights or public data": fingerprint(network, inputs, labels)}
+        kept = Checkpoint(path=checkpoint, training=said)
     if kept is not None and kept.path.is_file():
         run.books = kept.take_up(run.inverter, run.optimizer)
     else:
