@@ -12,9 +12,8 @@ from seepage.attacks.inverters.blueprint import Blueprint, InverterKind
 from seepage.attacks.inverters.fixedsize import refuse_size, size_obstacles
 from seepage.attacks.inverters.pairs import PublicExamples
 from seepage.attacks.inverters.roundmap import RoundMap
-from seepage.attacks.inverters.weighing import Stats
 from seepage.attacks.lti import LTI
-from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, Stats, go_on
 
 __all__ = ["Inverter", "build_module"]
 
@@ -91,13 +90,13 @@ class Inverter:
         update = observation.latest.update
         if not any(bool(value.any()) for value in update.values()):
             return Reconstruction(outcome=Outcome.FAILED, reason="The update is zero everywhere: it holds nothing.")
-        b = self.blueprint.examples
-        refused = refuse_size(observation, b, why=self._fixed, generator=generator, progress=progress)
+        examples = self.blueprint.examples
+        refused = refuse_size(observation, examples, why=self._fixed, generator=generator, progress=progress)
         if refused is not None:
             return refused
         dtype = next(iter(update.values())).dtype
         found, labels, said, reason = self._said(observation, generator, progress)
-        stats: Stats = {"trained for examples": self.blueprint.examples, **said}
+        stats: Stats = {"trained for examples": examples, **said}
         if not bool(found.isfinite().all()):
             reason = "The attack network gave no finite numbers: the update is unlike any it was trained on."
             return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from seepage.attacks.labels.restorelabels import RestoreLabels
 from seepage.attacks.walk.objective import Objective, twice_differentiable
-from seepage.types import NOT_BEGUN, Attack, Observation, Outcome, Progress, Reconstruction
+from seepage.types import NOT_BEGUN, Attack, Observation, Outcome, Progress, Reconstruction, Stats
 
 __all__ = ["Unknowns", "Unready", "prepare"]
 
-Stats = dict[str, float | int | str | bool]
 _Told = tuple[Tensor | None, int, Stats]  # labels [b] where they are known, b, and how they came about
 
 

@@ -10,12 +10,11 @@ from seepage.attacks.budget import SPENT, Budget
 from seepage.attacks.walk.descents import Optimizer
 from seepage.attacks.walk.objective import Objective
 from seepage.attacks.walk.unknowns import Unknowns
-from seepage.types import INTERRUPTED, Outcome, Progress, Reconstruction
+from seepage.types import INTERRUPTED, Outcome, Progress, Reconstruction, Stats
 
 __all__ = ["Walk"]
 
 _LOOKS = 20  # times a start whether another order of a client's local batches fits better
-Stats = dict[str, float | int | str | bool]
 
 
 class Walk:
