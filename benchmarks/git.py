@@ -131,14 +131,15 @@ def candidates(
         untrained["Solved-GIT"] = SolvedGIT(public=public.inputs)
     if plan.asks("Coarse-GIT") or plan.asks(REFINED):
         found, spent = trained(network, InverterKind.COARSE_GIT, public, examples=examples, seconds=seconds, seed=seed)
-        git = Remembered(found)
+        git = Remembered(found.inverter)
         if plan.asks("Coarse-GIT"):
             yield "Coarse-GIT", git, spent
         if plan.asks(REFINED):
             yield REFINED, refined(git, iterations=full // 6), None  # two gradients each
     if plan.asks("LTI"):  # it gets the time of Coarse-GIT's training, and that of one call too
         limit = plan.taken("Coarse-GIT")
-        yield "LTI", *trained(network, InverterKind.LTI, public, examples=examples, seconds=limit, seed=seed)
+        found, spent = trained(network, InverterKind.LTI, public, examples=examples, seconds=limit, seed=seed)
+        yield "LTI", found.inverter, spent
     yield from ((word, attack, None) for word, attack in untrained.items() if plan.asks(word))
 
 
@@ -191,7 +192,8 @@ def robust_candidates(
         for source, pairs in data.items():
             if plan.asks(name + source):
                 limit = plan.taken("Coarse-GIT" + source) if name == "LTI" else seconds
-                yield name + source, *trained(network, kind, pairs, examples=1, seed=seed, seconds=limit)
+                found, spent = trained(network, kind, pairs, examples=1, seed=seed, seconds=limit)
+                yield name + source, found.inverter, spent
     public = data[""].inputs
     untrained: dict[str, Attack] = {
         "public mean": PublicMean(inputs=public),

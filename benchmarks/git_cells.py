@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from seepage.attacks.inverter import Inverter
 from seepage.attacks.inverters.blueprint import InverterKind, draw_blueprint
-from seepage.attacks.training import Training, train_inverter
+from seepage.attacks.training import Trained, Training, train_inverter
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.metrics import match, psnr, ssim
@@ -68,12 +67,12 @@ def split(source: str, pairs: int, seed: int) -> tuple[PrivateBatch, PrivateBatc
 
 def trained(
     network: nn.Module, kind: InverterKind, given: PrivateBatch, *, examples: int, seed: int, seconds: float
-) -> tuple[Inverter, float]:
-    """An attack network after so many CPU seconds of training, and how many they were with the last look."""
+) -> tuple[Trained, float]:
+    """A training of so many CPU seconds, and how many they were with the last look."""
     blueprint = draw_blueprint(network, kind=kind, input_shape=tuple(given.inputs.shape[1:]), examples=examples)
     training = Training(epochs=_MANY, patience=_MANY, seed=seed, seconds=seconds)
     started = time.process_time()
-    found = train_inverter(network, blueprint, given.inputs, given.labels, training=training).inverter
+    found = train_inverter(network, blueprint, given.inputs, given.labels, training=training)
     return found, time.process_time() - started
 
 

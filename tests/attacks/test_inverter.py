@@ -303,6 +303,15 @@ def test_a_network_of_no_finite_numbers_at_the_round_is_an_obstacle() -> None:
     assert not dataclasses.replace(attack, public=None).obstacles(later)  # it reads no weights
 
 
+def test_public_inputs_of_another_scaling_are_an_obstacle() -> None:
+    network = net()
+    attack, seen = trained(network, epochs=1).inverter, observe(network, public(1))  # `public` is scaled by channel
+    low, high = public().inputs.min(), public().inputs.max()
+    assert not attack.obstacles(dataclasses.replace(seen, bounds=(low, high)))
+    (obstacle,) = attack.obstacles(dataclasses.replace(seen, bounds=(torch.zeros(1), torch.ones(1))))
+    assert "`--normalize`" in obstacle.reason
+
+
 def test_train_and_audit_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(tmp_path / "git.safetensors")
     options = ["--data", "digits", "--network", "mlp:32:sigmoid"]

@@ -58,7 +58,22 @@ class Inverter:
         if self.public is not None and not all(bool(value.isfinite().all()) for value in latest.network.parameters()):
             reason = "its parameters should be finite, for pairs are made at them; found others."
             found.append(Obstacle(where="network", reason=reason))
+        found += [] if found else self._misscaled(observation)
         return [*found, *size_obstacles(observation, self.blueprint.examples, why=self._fixed)]
+
+    def _misscaled(self, observation: Observation) -> list[Obstacle]:
+        """Public inputs mostly beyond the valid range were scaled otherwise than the client's."""
+        if self.public is None or observation.bounds is None:
+            return []
+        low, high = (bound.to(self.public.inputs) for bound in observation.bounds)
+        out = _far_out(self.public.inputs, low, high)
+        if out <= _UNLIKE:
+            return []
+        reason = (
+            f"was trained on inputs of another scaling, of which {out:.0%} lie far out of the valid range here: give "
+            "training and audit the same `--normalize`."
+        )
+        return [Obstacle(where="attack network", reason=reason)]
 
     def _misfit(self, update: Mapping[str, Tensor]) -> list[Obstacle]:
         """The first gradient that is not as in training, and how many others are not."""
@@ -106,7 +121,8 @@ class Inverter:
             if out > _UNLIKE:
                 reason = (
                     f"{out:.0%} of the values lie far out of the valid range, so it is hardly right: the update is "
-                    "unlike those of the training (noised, or of another round, for which it is to be trained again)."
+                    "unlike those of the training (noised, of inputs scaled otherwise (`--normalize`), or of another "
+                    "round, for which it is to be trained again)."
                 )
             found = found.clamp(low, high)
         return Reconstruction(
