@@ -134,6 +134,21 @@ def test_a_training_ends_when_its_time_is_over_within_an_epoch_too() -> None:
         Training(seconds=0)
 
 
+def test_the_closed_map_is_fitted_under_the_eyes_of_progress_and_ends_when_told() -> None:
+    network, given, notes = net(), public(), []
+    blueprint = draw_blueprint(network, kind=InverterKind.COARSE_GIT, input_shape=SHAPE, width=32, buckets=64)
+
+    def stop_soon(done: int, total: int | None, note: str) -> bool:
+        notes.append((done, total, note))
+        return len(notes) < 2
+
+    training = Training(group=32)
+    done = train_inverter(network, blueprint, given.inputs, given.labels, training=training, progress=stop_soon)
+    assert [note[:2] for note in notes] == [(1, 9), (2, 9), (0, 40 * 9)]  # 270 pairs; then the first step
+    assert not done.train_errors
+    assert done.held_out_errors[0] < float(given.inputs.var(dim=0).mean())  # 64 pairs tell something too
+
+
 def test_a_seed_decides_the_training() -> None:
     network = net()
     before = torch.get_rng_state()
