@@ -202,6 +202,8 @@ def test_a_file_gives_the_attack_back(tmp_path: Path) -> None:
     assert other is not None
     assert torch.equal(one, other)
     assert back.blueprint == done.inverter.blueprint
+    (tmp_path / "git.safetensors").rename(tmp_path / "two.safetensors")
+    assert load_inverter(tmp_path / "two.safetensors").name == "git-two"  # findings tell files apart
 
 
 def test_bad_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -328,7 +330,7 @@ def test_public_inputs_of_another_scaling_are_an_obstacle() -> None:
 
 
 def test_train_and_audit_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = str(tmp_path / "git.safetensors")
+    file = str(tmp_path / "mine.safetensors")
     options = ["--data", "digits", "--network", "mlp:32:sigmoid"]
     with pytest.raises(SystemExit) as stopped:
         main(["train", "git", *options, "--epochs", "2", "--pairs", "300", "--width", "32", "--out", file])
@@ -339,7 +341,7 @@ def test_train_and_audit_from_the_command_line(tmp_path: Path, capsys: pytest.Ca
         with pytest.raises(SystemExit) as stopped:
             main(["audit", *options, "--attack", attack, "--batch-size", "1", "--budget", "100", "--out", folder])
         assert stopped.value.code in {0, 1, 4}  # so short a training may fail its positive control
-    assert build_attack(f"git:{file}+ig", budget=Budget()).name == "git+ig"
+    assert build_attack(f"git:{file}+ig", budget=Budget()).name == "git-mine+ig"
     with pytest.raises(SystemExit) as stopped:
         main(["audit", *options, "--attack", "git:absent.safetensors", "--out", str(tmp_path / "none")])
     assert stopped.value.code == 2

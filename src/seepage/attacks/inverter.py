@@ -32,16 +32,19 @@ class Inverter:
         blueprint: what it was built for.
         module: from gradients ``[k, *shape]`` by name to ``[k, b, *shape]``; never changed here.
         public: examples of its training, with those that it was not trained on; ``None``: it answers alone.
+        file: name of the file that it was read from, without its ending; tells it from others in findings.
     """
 
     blueprint: Blueprint
     module: nn.Module
     public: PublicExamples | None = None
+    file: str = ""
 
     @property
     def name(self) -> str:
-        """``git``, ``exact-git`` or ``lti``."""
-        return "git" if self.blueprint.kind is InverterKind.COARSE_GIT else self.blueprint.kind.value
+        """``git``, ``exact-git`` or ``lti``, and the file's name after it, as in ``git-FILE``."""
+        kind = "git" if self.blueprint.kind is InverterKind.COARSE_GIT else self.blueprint.kind.value
+        return f"{kind}-{self.file}" if self.file else kind
 
     def obstacles(self, observation: Observation) -> list[Obstacle]:
         """The update should hold the gradients that it was trained on, of a batch of the size it was trained for."""

@@ -21,6 +21,7 @@ _FORMAT = "seepage-inverter-1"
 _TRAINING = "note"  # in the header: of a checkpoint alone
 _INPUTS, _LABELS = "public.inputs", "public.labels"
 _DIGITS = 10
+_NAMED = 40  # characters of a file's name that findings repeat
 
 
 def save_inverter(
@@ -102,7 +103,7 @@ def load_inverter(path: Path | str, *, unfinished: bool = False) -> Inverter:
             raise InputError(f"{path}: `{name}` should hold finite numbers; found others.")
     module = build_module(blueprint)
     module.load_state_dict(state)
-    return Inverter(blueprint=blueprint, module=module.eval(), public=public)
+    return Inverter(blueprint=blueprint, module=module.eval(), public=public, file=path.stem[:_NAMED])
 
 
 def _public(file: Any, blueprint: Blueprint, path: Path) -> PublicExamples:
