@@ -40,8 +40,8 @@ def compared(cells: Cells) -> list[tuple[str, str]]:
         ),
         (
             "GIT ahead of LTI in every row at the same training time",
-            f"{ahead(cells, places, 'Coarse-GIT', 'LTI')}; in {len(shares)} of these lines both had the same CPU time: LTI's "
-            f"training took {least:.2f} to {most:.2f} of what GIT's took with one of its calls",
+            f"{ahead(cells, places, 'Coarse-GIT', 'LTI')}; in {len(shares)} of these lines both had the same CPU time: "
+            f"LTI's training took {least:.2f} to {most:.2f} of what GIT's took with one of its calls",
         ),
         (
             "GIT+IG ahead of IG at a third of its iterations",
