@@ -349,6 +349,25 @@ def test_train_and_audit_from_the_command_line(tmp_path: Path, capsys: pytest.Ca
         build_attack(f"git:{file}+spear", budget=Budget())
 
 
+@pytest.mark.parametrize(("kind", "code"), [("coarse-git", 0), ("lti", 2)])
+def test_interrupted_before_an_epoch_only_what_beats_the_mean_is_written(
+    kind: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(watch: Watch, done: int, total: int | None, note: str) -> bool:
+        watch.interrupted = True
+        return False
+
+    monkeypatch.setattr(Watch, "progress", interrupt)
+    out, kept = tmp_path / "git.safetensors", tmp_path / "kept.safetensors"
+    options = ["--data", "digits", "--network", "mlp:32:sigmoid", "--pairs", "300", "--width", "8", "--kind", kind]
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "git", *options, "--out", str(out), "--checkpoint", str(kept)])
+    assert stopped.value.code == code
+    assert out.is_file() == (code == 0)
+    assert not kept.exists()
+    assert "goes on from" not in capsys.readouterr().out
+
+
 def test_an_interrupted_training_writes_the_best_so_far(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
