@@ -5,12 +5,10 @@ A cell is ``NETWORK/B`` on CIFAR-10, or ``lfw64@NETWORK/B`` and ``photos64@NETWO
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
-from statistics import mean
 
 import torch
-from git_cells import Remembered, Score, attacked, cifar, cifar100, split, trained, trained_on
-from git_page import Row, keep, stored, write
+from git_cells import Plan, Remembered, Score, attacked, cifar, cifar100, planned, split, trained, trained_on
+from git_page import Row, keep, write
 from torch import nn
 
 from seepage.attacks.budget import Budget
@@ -59,23 +57,6 @@ def main() -> None:
     write()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is measured: what has no row yet, or the attacks named; ``known``: rows by attack."""
-
-    known: dict[str, Row]
-    again: frozenset[str] = frozenset()
-
-    def asks(self, word: str) -> bool:
-        """Whether this attack is to be measured."""
-        return word in self.again if self.again else word not in self.known
-
-    def taken(self, word: str) -> float:
-        """CPU seconds of an attack network's training and of one of its calls."""
-        row = self.known[word]
-        return float(row["training"] + mean(score[3] for score in row["scores"] if score is not None))
-
-
 def attacks(cell: str, seed: int, options: argparse.Namespace) -> None:
     """All attacks on one network and batch size, with one seed; of part ``pairs`` those that learn, kept beside."""
     where, _, size = cell.partition("/")
@@ -88,7 +69,7 @@ def attacks(cell: str, seed: int, options: argparse.Namespace) -> None:
     if options.part == "pairs":
         place |= {"pairs": options.pairs, "limit": options.seconds}
         options.only = options.only or "Coarse-GIT;LTI"
-    plan = planned(place, options)
+    plan = planned(place, again=options.only)
     for word, attack, training in candidates(network, public, examples, plan, seconds=options.seconds, seed=seed):
         scores: list[Score | None] = []
         for rows in torch.arange(options.batches * examples).reshape(-1, examples):
@@ -97,14 +78,6 @@ def attacks(cell: str, seed: int, options: argparse.Namespace) -> None:
         row = {"scores": scores, "training": training, "pairs": len(public), "limit": options.seconds}
         plan.known[word] = row | {"walk": iterations(network)}
         keep([plan.known[word]], **place, attack=word)
-
-
-def planned(place: Row, options: argparse.Namespace) -> Plan:
-    """What is still to be measured at a place; trainings without a limit of time count as none."""
-    here = [row for row in stored() if all(row.get(key) == value for key, value in place.items())]
-    here = [row for row in here if "limit" in row or not row["attack"].startswith(("Coarse-GIT", "LTI"))]
-    again = frozenset(options.only.split(";")) if options.only else frozenset[str]()
-    return Plan(known={row["attack"]: row for row in here}, again=again)
 
 
 def iterations(network: nn.Module) -> int:
@@ -159,7 +132,7 @@ def robust(cell: str, seed: int, options: argparse.Namespace) -> None:
     moved = {steps: trained_on(network, public, rest, steps) for steps in (1, 10, 100)}
     attacked_rows = torch.randperm(len(private), generator=chance)[: options.batches]
     place = {"part": "robust", "network": name, "seed": seed}
-    plan = planned(place, options)
+    plan = planned(place, again=options.only)
     for word, attack, training in robust_candidates(network, data, plan, seconds=options.seconds, seed=seed):
         own = [
             {

@@ -70,6 +70,10 @@ def test_two_examples_of_one_class_that_show_one_label_are_walked_from_a_start_o
     restored = RestoreLabels()(seen, generator=chance()).labels
     assert restored is not None
     assert restored.tolist() == [3]  # in float32 their embeddings are one
+    one = SolvedGIT()(seen, generator=chance())  # an attack on one example gives their mean
+    assert one.inputs is not None
+    apart = (one.inputs - batch.inputs).square().mean()
+    assert float((one.inputs - batch.inputs.mean(0)).square().mean()) < 0.01 * float(apart)
     for examples in (1, 2):
         start = PublicMean(inputs=dataset.inputs, examples=examples)
         found = refined(start, iterations=1)(seen, generator=chance())
