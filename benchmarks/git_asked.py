@@ -36,7 +36,7 @@ def compared(cells: Cells) -> list[tuple[str, str]]:
             "CIFAR-10 with LeNet (sigmoid, ReLU), a ResNet, a ViT, b = 1, 2, 4, all attacks in one table; 5,000 to "
             "10,000 pairs, several seeds; scaled down without a GPU",
             f"the table below; {MANY:,} pairs in {many} of {len(places)} lines, {pairs[0]:,} to {pairs[-1]:,} in all; "
-            f"{min(seeds)} to {max(seeds)} seeds a line, one or two batches each",
+            f"{span(seeds)} seeds a line, one or two batches each",
         ),
         (
             "GIT ahead of LTI in every row at the same training time",
@@ -48,6 +48,11 @@ def compared(cells: Cells) -> list[tuple[str, str]]:
             ahead(cells, places, "Coarse-GIT + IG, a third", "IG"),
         ),
     ]
+
+
+def span(counts: list[int]) -> str:
+    """``3``, or ``2 to 3``."""
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def timed(cells: Cells, place: Place) -> list[float]:
