@@ -47,10 +47,10 @@ NOTES = """
   and 45 s a batch with seed 0 at LeNet.
 * Batch size known, labels restored by the label attacks (DLG walks them along), inputs in [0, 1]. The nearest public
   example is sought among 1,000 (200 at the deeper networks). Networks are as PyTorch starts them, in training mode.
-* Seeds decide network, split and attacked examples. Mean and deviation over batches. Lines are of few batches:
-  differences of a decibel there are none. Of the ResNet and the ViT the first seed has two batches, others one. DLG and the nearest example at some lines are of fewer seeds; seeds whose
-  trainings had no limit (an earlier program's) are kept in `git.json` and not shown, but of Solved-GIT, which
-  trains nothing.
+* Seeds decide network, split and attacked examples. Mean and deviation over batches. Lines are of few batches (of the
+  ResNet and the ViT two of the first seed, one of the others): a difference of a decibel says nothing. DLG and the
+  nearest example at some lines are of fewer seeds; seeds whose trainings had no limit (an earlier program's) are kept in
+  `git.json` and not shown, but of Solved-GIT, which trains nothing.
 * Walks of before (IG, DLG, Solved-GIT; those with a `~`) are of the same attacks: IG and Solved-GIT at LeNet with
   sigmoid, measured again beside the robustness, came out the same in every digit.
 * Not run for want of time: the published width and hours of LTI, networks after training, DLG at the ResNet at b = 2
