@@ -49,8 +49,8 @@ NOTES = """
   example is sought among 1,000 (200 at the deeper networks). Networks are as PyTorch starts them, in training mode.
 * Seeds decide network, split and attacked examples. Mean and deviation over batches. Lines are of few batches (of the
   ResNet and the ViT two of the first seed, one of the others): a difference of a decibel says nothing. DLG and the
-  nearest example at some lines are of fewer seeds; seeds whose trainings had no limit (an earlier program's) are kept in
-  `git.json` and not shown, but of Solved-GIT, which trains nothing.
+  nearest example at some lines are of fewer seeds; seeds whose trainings had no limit (an earlier program's) are kept
+  in `git.json` and not shown, but of Solved-GIT, which trains nothing.
 * Walks of before (IG, DLG, Solved-GIT; those with a `~`) are of the same attacks: IG and Solved-GIT at LeNet with
   sigmoid, measured again beside the robustness, came out the same in every digit.
 * Not run for want of time: the published width and hours of LTI, networks after training, DLG at the ResNet at b = 2
@@ -148,8 +148,9 @@ def more_pairs(rows: list[Row]) -> list[str]:
         row for row in beside if tuple(row[w] for w in ("data", "network", "examples", "seed", "attack")) in spots
     ]
     lines = [
-        "\n## More pairs at a deep network\n\nThe same batches. Limit: CPU seconds of Coarse-GIT's training. A call "
-        "makes 1,500 pairs again, however many it was trained on.\n\n",
+        "\n## More pairs at a deep network\n\nThe same batches. Limit: CPU seconds of Coarse-GIT's training, of which "
+        "its closed map is fitted first and whole; with 5,000 pairs that alone takes longer. A call makes 1,500 pairs "
+        "again, however many it was trained on.\n\n",
         "| network | b | seed | pairs | limit | attack | MSE | PSNR, dB | training CPU s | s a batch | batches |\n"
         "|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|\n",
     ]
