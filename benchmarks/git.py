@@ -5,12 +5,10 @@ A cell is ``NETWORK/B`` on CIFAR-10, or ``lfw64@NETWORK/B`` and ``photos64@NETWO
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
-from statistics import mean
 
 import torch
-from git_cells import Remembered, Score, attacked, cifar, cifar100, split, trained, trained_on
-from git_page import Row, keep, stored, write
+from git_cells import Plan, Remembered, Score, attacked, cifar, cifar100, planned, split, trained, trained_on
+from git_page import Row, keep, write
 from torch import nn
 
 from seepage.attacks.budget import Budget
@@ -37,7 +35,7 @@ FOREIGN = ", pairs of CIFAR-100"
 def main() -> None:
     """Run one part; rows go to the JSON file as they are measured, and the page is written from all rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=("attacks", "exact", "robust", "page"), default="attacks")
+    parser.add_argument("--part", choices=("attacks", "pairs", "exact", "robust", "page"), default="attacks")
     parser.add_argument("--cells", default="lenet:sigmoid/1", help="[data@]network/b,...")
     parser.add_argument("--seeds", default="0,1", help="Numbers; all cells of one seed before the next seed.")
     parser.add_argument("--pairs", type=int, default=5000)
@@ -49,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.seeds = [int(seed) for seed in options.seeds.split(",")]
-    part = {"attacks": attacks, "robust": robust}.get(options.part)
+    part = {"attacks": attacks, "pairs": attacks, "robust": robust}.get(options.part)
     if options.part == "exact":
         exact(options)
     for seed in options.seeds if part is not None else []:
@@ -59,33 +57,19 @@ def main() -> None:
     write()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is measured: what has no row yet, or the attacks named; ``known``: rows by attack."""
-
-    known: dict[str, Row]
-    again: frozenset[str] = frozenset()
-
-    def asks(self, word: str) -> bool:
-        """Whether this attack is to be measured."""
-        return word in self.again if self.again else word not in self.known
-
-    def taken(self, word: str) -> float:
-        """CPU seconds of an attack network's training and of one of its calls."""
-        row = self.known[word]
-        return float(row["training"] + mean(score[3] for score in row["scores"] if score is not None))
-
-
 def attacks(cell: str, seed: int, options: argparse.Namespace) -> None:
-    """All attacks on one network and batch size, with one seed."""
+    """All attacks on one network and batch size, with one seed; of part ``pairs`` those that learn, kept beside."""
     where, _, size = cell.partition("/")
     source, _, name = where.rpartition("@")
     source, examples = source or "cifar10", int(size)
     public, private = split(source, options.pairs, seed)
     classes = int(max(public.labels.max(), private.labels.max())) + 1
     network = build_network(name, input_shape=tuple(public.inputs.shape[1:]), classes=classes, seed=seed)
-    place = {"part": "attacks", "data": source, "network": name, "examples": examples, "seed": seed}
-    plan = planned(place, options)
+    place = {"part": options.part, "data": source, "network": name, "examples": examples, "seed": seed}
+    if options.part == "pairs":
+        place |= {"pairs": options.pairs, "limit": options.seconds}
+        options.only = options.only or "Coarse-GIT;LTI"
+    plan = planned(place, again=options.only)
     for word, attack, training in candidates(network, public, examples, plan, seconds=options.seconds, seed=seed):
         scores: list[Score | None] = []
         for rows in torch.arange(options.batches * examples).reshape(-1, examples):
@@ -94,14 +78,6 @@ def attacks(cell: str, seed: int, options: argparse.Namespace) -> None:
         row = {"scores": scores, "training": training, "pairs": len(public), "limit": options.seconds}
         plan.known[word] = row | {"walk": iterations(network)}
         keep([plan.known[word]], **place, attack=word)
-
-
-def planned(place: Row, options: argparse.Namespace) -> Plan:
-    """What is still to be measured at a place; trainings without a limit of time count as none."""
-    here = [row for row in stored() if all(row.get(key) == value for key, value in place.items())]
-    here = [row for row in here if "limit" in row or not row["attack"].startswith(("Coarse-GIT", "LTI"))]
-    again = frozenset(options.only.split(";")) if options.only else frozenset[str]()
-    return Plan(known={row["attack"]: row for row in here}, again=again)
 
 
 def iterations(network: nn.Module) -> int:
@@ -128,14 +104,15 @@ def candidates(
         untrained["Solved-GIT"] = SolvedGIT(public=public.inputs)
     if plan.asks("Coarse-GIT") or plan.asks(REFINED):
         found, spent = trained(network, InverterKind.COARSE_GIT, public, examples=examples, seconds=seconds, seed=seed)
-        git = Remembered(found)
+        git = Remembered(found.inverter)
         if plan.asks("Coarse-GIT"):
             yield "Coarse-GIT", git, spent
         if plan.asks(REFINED):
             yield REFINED, refined(git, iterations=full // 6), None  # two gradients each
     if plan.asks("LTI"):  # it gets the time of Coarse-GIT's training, and that of one call too
         limit = plan.taken("Coarse-GIT")
-        yield "LTI", *trained(network, InverterKind.LTI, public, examples=examples, seconds=limit, seed=seed)
+        found, spent = trained(network, InverterKind.LTI, public, examples=examples, seconds=limit, seed=seed)
+        yield "LTI", found.inverter, spent
     yield from ((word, attack, None) for word, attack in untrained.items() if plan.asks(word))
 
 
@@ -155,7 +132,7 @@ def robust(cell: str, seed: int, options: argparse.Namespace) -> None:
     moved = {steps: trained_on(network, public, rest, steps) for steps in (1, 10, 100)}
     attacked_rows = torch.randperm(len(private), generator=chance)[: options.batches]
     place = {"part": "robust", "network": name, "seed": seed}
-    plan = planned(place, options)
+    plan = planned(place, again=options.only)
     for word, attack, training in robust_candidates(network, data, plan, seconds=options.seconds, seed=seed):
         own = [
             {
@@ -188,7 +165,8 @@ def robust_candidates(
         for source, pairs in data.items():
             if plan.asks(name + source):
                 limit = plan.taken("Coarse-GIT" + source) if name == "LTI" else seconds
-                yield name + source, *trained(network, kind, pairs, examples=1, seed=seed, seconds=limit)
+                found, spent = trained(network, kind, pairs, examples=1, seed=seed, seconds=limit)
+                yield name + source, found.inverter, spent
     public = data[""].inputs
     untrained: dict[str, Attack] = {
         "public mean": PublicMean(inputs=public),
@@ -216,9 +194,11 @@ def exact(options: argparse.Namespace) -> None:
             before = module.distance_to(network)
             training = Training(epochs=12, seed=seed)
             found = train_inverter(network, blueprint, given.inputs, given.labels, training=training, module=module)
+            learnt = found.inverter.module
+            assert isinstance(learnt, ExactGIT)
             done.append(
                 {"seed": seed, "start": "known weights" if known else "random", "pairs": options.pairs}
-                | {"before": before, "after": module.distance_to(network)}
+                | {"before": before, "after": learnt.distance_to(network)}
                 | {"first": found.held_out_errors[1], "best": min(found.held_out_errors)}
             )
             print(done[-1], flush=True)

@@ -1,5 +1,6 @@
 """The goals of the comparison in git.py beside what its rows say."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -35,18 +36,23 @@ def compared(cells: Cells) -> list[tuple[str, str]]:
             "CIFAR-10 with LeNet (sigmoid, ReLU), a ResNet, a ViT, b = 1, 2, 4, all attacks in one table; 5,000 to "
             "10,000 pairs, several seeds; scaled down without a GPU",
             f"the table below; {MANY:,} pairs in {many} of {len(places)} lines, {pairs[0]:,} to {pairs[-1]:,} in all; "
-            f"{min(seeds)} to {max(seeds)} seeds a line, one or two batches each",
+            f"{span(seeds)} seeds a line, one or two batches each",
         ),
         (
             "GIT ahead of LTI in every row at the same training time",
-            f"{ahead(cells, places, 'Coarse-GIT', 'LTI')}; in {len(shares)} of them both had the same CPU time: LTI's "
-            f"training took {least:.2f} to {most:.2f} of what GIT's took with one of its calls",
+            f"{ahead(cells, places, 'Coarse-GIT', 'LTI')}; in {len(shares)} of these lines both had the same CPU time: "
+            f"LTI's training took {least:.2f} to {most:.2f} of what GIT's took with one of its calls",
         ),
         (
             "GIT+IG ahead of IG at a third of its iterations",
             ahead(cells, places, "Coarse-GIT + IG, a third", "IG"),
         ),
     ]
+
+
+def span(counts: list[int]) -> str:
+    """``3``, or ``2 to 3``."""
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def timed(cells: Cells, place: Place) -> list[float]:
@@ -61,19 +67,24 @@ def timed(cells: Cells, place: Place) -> list[float]:
 
 
 def ahead(cells: Cells, places: list[Place], word: str, other: str) -> str:
-    """In how many lines the mean squared error of one is the less, over the seeds that both have."""
-    count = wins = 0
+    """In how many lines, and seeds of lines, the mean squared error of one is the less; of the seeds that both have."""
+    lines, seeds = [], []
     for place in places:
-        both = [cells.get((*place, each), []) for each in (word, other)]
-        shared = {row["seed"] for row in both[0]} & {row["seed"] for row in both[1]}
-        errors = [
-            [score[0] for row in each if row["seed"] in shared for score in row["scores"] if score is not None]
-            for each in both
-        ]
-        if all(errors):
-            count += 1
-            wins += mean(errors[0]) < mean(errors[1])
-    return f"by its mean squared error in {wins} of {count} lines"
+        one, two = ({row["seed"]: errors(row) for row in cells.get((*place, each), [])} for each in (word, other))
+        shared = [(one[seed], two[seed]) for seed in one.keys() & two.keys() if one[seed] and two[seed]]
+        seeds += [mean(first) < mean(second) for first, second in shared]
+        if shared:
+            first, second = (mean(itertools.chain(*each)) for each in zip(*shared, strict=True))
+            lines.append(first < second)
+    return (
+        f"by its mean squared error in {sum(lines)} of {len(lines)} lines, and of their {len(seeds)} seeds in "
+        f"{sum(seeds)}"
+    )
+
+
+def errors(row: Row) -> list[float]:
+    """Mean squared errors of what did not fail."""
+    return [score[0] for score in row["scores"] if score is not None]
 
 
 def learnt(rows: list[Row]) -> tuple[str, str]:

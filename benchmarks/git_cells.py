@@ -1,18 +1,20 @@
-"""What benchmarks/git.py attacks, and one attack on it: data, trained networks, noise, scores."""
+"""What benchmarks/git.py attacks, and one attack on it: data, trained networks, noise, scores, what is left to do."""
 
 import copy
 import math
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 import torch
+from git_page import Row, stored
 from torch import nn
 
-from seepage.attacks.inverter import Inverter
 from seepage.attacks.inverters.blueprint import InverterKind, draw_blueprint
-from seepage.attacks.training import Training, train_inverter
+from seepage.attacks.training import Trained, Training, train_inverter
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.metrics import match, psnr, ssim
@@ -29,7 +31,20 @@ from seepage.types import (
     go_on,
 )
 
-__all__ = ["DATA", "Remembered", "Score", "attacked", "cifar", "noised", "split", "trained", "trained_on"]
+__all__ = [
+    "DATA",
+    "Plan",
+    "Remembered",
+    "Score",
+    "attacked",
+    "cifar",
+    "cifar100",
+    "noised",
+    "planned",
+    "split",
+    "trained",
+    "trained_on",
+]
 
 DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 _MANY = 10_000  # epochs: the time ends a training
@@ -68,12 +83,12 @@ def split(source: str, pairs: int, seed: int) -> tuple[PrivateBatch, PrivateBatc
 
 def trained(
     network: nn.Module, kind: InverterKind, given: PrivateBatch, *, examples: int, seed: int, seconds: float
-) -> tuple[Inverter, float]:
-    """An attack network after so many CPU seconds of training, and how many they were with the last look."""
+) -> tuple[Trained, float]:
+    """A training of so many CPU seconds, and how many they were with the last look."""
     blueprint = draw_blueprint(network, kind=kind, input_shape=tuple(given.inputs.shape[1:]), examples=examples)
     training = Training(epochs=_MANY, patience=_MANY, seed=seed, seconds=seconds)
     started = time.process_time()
-    found = train_inverter(network, blueprint, given.inputs, given.labels, training=training).inverter
+    found = train_inverter(network, blueprint, given.inputs, given.labels, training=training)
     return found, time.process_time() - started
 
 
@@ -130,6 +145,31 @@ def attacked(
         0.0 if likeness is None else float(likeness.mean()),
         seconds,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is measured: what has no row yet, or the attacks named; ``known``: rows by attack."""
+
+    known: dict[str, Row]
+    again: frozenset[str] = frozenset()
+
+    def asks(self, word: str) -> bool:
+        """Whether this attack is to be measured."""
+        return word in self.again if self.again else word not in self.known
+
+    def taken(self, word: str) -> float:
+        """CPU seconds of an attack network's training and of one of its calls."""
+        row = self.known[word]
+        return float(row["training"] + mean(score[3] for score in row["scores"] if score is not None))
+
+
+def planned(place: Row, *, again: str) -> Plan:
+    """What is still to be measured at a place, and ``again`` (A;B); trainings without a limit of time count as none."""
+    here = [row for row in stored() if all(row.get(key) == value for key, value in place.items())]
+    here = [row for row in here if "limit" in row or not row["attack"].startswith(("Coarse-GIT", "LTI"))]
+    named = frozenset(again.split(";")) if again else frozenset[str]()
+    return Plan(known={row["attack"]: row for row in here}, again=named)
 
 
 class Remembered:

@@ -49,7 +49,7 @@ def test_a_checkpoint_of_another_network_or_other_data_is_refused(tmp_path: Path
     path = tmp_path / "kept.safetensors"
     done = trained(path)
     for others in ({"network": net(seed=1)}, {"given": digits(first=1)}, {"given": digits(count=90)}):
-        with pytest.raises(InputError, match="same training"):
+        with pytest.raises(InputError, match=r"same training .*other weights or public data\)"):
             trained(path, **others)  # type: ignore[arg-type]
     whole = path.read_bytes()
     path.write_bytes(whole[:2000])
@@ -58,6 +58,22 @@ def test_a_checkpoint_of_another_network_or_other_data_is_refused(tmp_path: Path
     save_inverter(done.inverter, path)  # an attack network, but no training
     with pytest.raises(InputError, match="same training"):
         trained(path)
+
+
+def test_a_checkpoint_is_refused_as_an_attack_in_a_sentence_that_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "kept.safetensors"
+    trained(path)
+    for attack in (f"git:{path}", f"git:{path}+ig"):
+        with pytest.raises(SystemExit) as stopped:
+            main(
+                ["audit", "--data", "digits", "--network", "mlp:8", "--attack", attack, "--out", str(tmp_path / "run")]
+            )
+        assert stopped.value.code == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "found the checkpoint of a training" in said
+        assert "the file that `--out` names" in said
 
 
 Header, Tensors = dict[str, str], dict[str, Tensor]

@@ -134,12 +134,40 @@ def test_a_training_ends_when_its_time_is_over_within_an_epoch_too() -> None:
         Training(seconds=0)
 
 
+def test_the_closed_map_is_fitted_under_the_eyes_of_progress_and_ends_when_told() -> None:
+    network, given, notes = net(), public(), []
+    blueprint = draw_blueprint(network, kind=InverterKind.COARSE_GIT, input_shape=SHAPE, width=32, buckets=64)
+
+    def stop_soon(done: int, total: int | None, note: str) -> bool:
+        notes.append((done, total, note))
+        return len(notes) < 2
+
+    training = Training(group=32)
+    done = train_inverter(network, blueprint, given.inputs, given.labels, training=training, progress=stop_soon)
+    assert [note[:2] for note in notes] == [(1, 9), (2, 9), (0, 40 * 9)]  # 270 pairs; then the first step
+    assert not done.train_errors
+    assert done.held_out_errors[0] < float(given.inputs.var(dim=0).mean())  # 64 pairs tell something too
+
+
 def test_a_seed_decides_the_training() -> None:
     network = net()
     before = torch.get_rng_state()
     one, other = state(trained(network)), state(trained(network))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_attack_network_to_begin_with_is_left_as_it_was() -> None:
+    network, given = net("mlp:8:sigmoid"), public(60)
+    blueprint = draw_blueprint(network, kind=InverterKind.EXACT_GIT, input_shape=SHAPE)
+    module = build_module(blueprint)
+    assert isinstance(module, ExactGIT)
+    module.start_from(net("mlp:8:sigmoid", seed=1))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    training = Training(epochs=1)
+    done = train_inverter(network, blueprint, given.inputs, given.labels, training=training, module=module)
+    assert all(value.equal(before[name]) for name, value in module.state_dict().items())
+    assert any(not value.equal(before[name]) for name, value in state(done).items())
 
 
 def test_a_training_taken_up_ends_like_one_that_was_not_interrupted(tmp_path: Path) -> None:
@@ -158,7 +186,7 @@ def test_a_training_taken_up_ends_like_one_that_was_not_interrupted(tmp_path: Pa
     again = trained(network, epochs=3, checkpoint=checkpoint)
     assert again.held_out_errors == whole.held_out_errors
     assert all(torch.equal(value, state(again)[name]) for name, value in state(whole).items())
-    with pytest.raises(InputError, match="same training"):
+    with pytest.raises(InputError, match=r"same training .*other epochs\)"):
         trained(network, epochs=5, checkpoint=checkpoint)
 
 
@@ -174,6 +202,8 @@ def test_a_file_gives_the_attack_back(tmp_path: Path) -> None:
     assert other is not None
     assert torch.equal(one, other)
     assert back.blueprint == done.inverter.blueprint
+    (tmp_path / "git.safetensors").rename(tmp_path / "two.safetensors")
+    assert load_inverter(tmp_path / "two.safetensors").name == "git-two"  # findings tell files apart
 
 
 def test_bad_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -290,8 +320,17 @@ def test_a_network_of_no_finite_numbers_at_the_round_is_an_obstacle() -> None:
     assert not dataclasses.replace(attack, public=None).obstacles(later)  # it reads no weights
 
 
+def test_public_inputs_of_another_scaling_are_an_obstacle() -> None:
+    network = net()
+    attack, seen = trained(network, epochs=1).inverter, observe(network, public(1))  # `public` is scaled by channel
+    low, high = public().inputs.min(), public().inputs.max()
+    assert not attack.obstacles(dataclasses.replace(seen, bounds=(low, high)))
+    (obstacle,) = attack.obstacles(dataclasses.replace(seen, bounds=(torch.zeros(1), torch.ones(1))))
+    assert "`--normalize`" in obstacle.reason
+
+
 def test_train_and_audit_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = str(tmp_path / "git.safetensors")
+    file = str(tmp_path / "mine.safetensors")
     options = ["--data", "digits", "--network", "mlp:32:sigmoid"]
     with pytest.raises(SystemExit) as stopped:
         main(["train", "git", *options, "--epochs", "2", "--pairs", "300", "--width", "32", "--out", file])
@@ -302,12 +341,31 @@ def test_train_and_audit_from_the_command_line(tmp_path: Path, capsys: pytest.Ca
         with pytest.raises(SystemExit) as stopped:
             main(["audit", *options, "--attack", attack, "--batch-size", "1", "--budget", "100", "--out", folder])
         assert stopped.value.code in {0, 1, 4}  # so short a training may fail its positive control
-    assert build_attack(f"git:{file}+ig", budget=Budget()).name == "git+ig"
+    assert build_attack(f"git:{file}+ig", budget=Budget()).name == "git-mine+ig"
     with pytest.raises(SystemExit) as stopped:
         main(["audit", *options, "--attack", "git:absent.safetensors", "--out", str(tmp_path / "none")])
     assert stopped.value.code == 2
     with pytest.raises(InputError, match=r"\+dlg, \+idlg, \+ig or nothing; found no file '.*\+spear'"):
         build_attack(f"git:{file}+spear", budget=Budget())
+
+
+@pytest.mark.parametrize(("kind", "code"), [("coarse-git", 0), ("lti", 2)])
+def test_interrupted_before_an_epoch_only_what_beats_the_mean_is_written(
+    kind: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(watch: Watch, done: int, total: int | None, note: str) -> bool:
+        watch.interrupted = True
+        return False
+
+    monkeypatch.setattr(Watch, "progress", interrupt)
+    out, kept = tmp_path / "git.safetensors", tmp_path / "kept.safetensors"
+    options = ["--data", "digits", "--network", "mlp:32:sigmoid", "--pairs", "300", "--width", "8", "--kind", kind]
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "git", *options, "--out", str(out), "--checkpoint", str(kept)])
+    assert stopped.value.code == code
+    assert out.is_file() == (code == 0)
+    assert not kept.exists()
+    assert "goes on from" not in capsys.readouterr().out
 
 
 def test_an_interrupted_training_writes_the_best_so_far(

@@ -223,6 +223,17 @@ def test_an_attack_that_cannot_run_on_a_plain_gradient_fails_its_control(plant: 
     assert "could not run" in audited.finding.control.reason
 
 
+def test_an_attack_for_one_batch_size_gets_a_control_of_that_size(plant: Plant) -> None:
+    def other_than_three(observation: Observation) -> str | None:
+        return None if observation.latest.batch_size == 3 else "was trained for 3."
+
+    plan = replace(audit(plant(obstacle=other_than_three), batch_size=3), threat_model=ThreatModel(batch_size=True))
+    (audited,) = with_control(plan)
+    assert audited.finding.control is not None
+    assert audited.finding.control.batch_size == 3
+    assert audited.finding.control.reason == "It looked away."
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grey:
     """An attack that looks at nothing and hands back flat pictures."""

@@ -134,12 +134,11 @@ class Auto:
             if solved.outcome is Outcome.EXACT or float(solved.stats.get("residual", 1.0)) < _SOLVED:
                 because = "the errors at its patches are in the update, and the patches solve a linear system"
                 return replace(solved, stats={**solved.stats, "chosen": patches.name, "because": because})
-        chain, latest = SolvedGIT(), observation.latest
+        chain = SolvedGIT()
         ways: list[tuple[Attack, str]] = []
         if has_patches:
             ways.append((refined(patches, budget=self.budget), ", from the solved patches"))
-        alone = latest.batch_size == 1 or (latest.labels is not None and len(latest.labels) == 1)
-        if alone and not chain.obstacles(observation):
+        if observation.latest.known_size == 1 and not chain.obstacles(observation):
             ways.append((refined(chain, budget=self.budget), ", from the solved recursion"))
         ways.append((ig(budget=self.budget), ""))
         for way, start in ways:

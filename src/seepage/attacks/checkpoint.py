@@ -48,7 +48,8 @@ class Checkpoint:
 
     Args:
         path: a safetensors file.
-        training: settings, and :func:`fingerprint` of network and public data; another training's file is refused.
+        training: settings, and :func:`fingerprint` of network and public data, by what they are called; another
+            training's file is refused.
     """
 
     path: Path
@@ -74,17 +75,19 @@ class Checkpoint:
             InputError: the file is no checkpoint, or one of another training.
         """
         try:
-            found = load_inverter(self.path)
+            found = load_inverter(self.path, unfinished=True)
         except InputError as error:
             raise InputError(
                 f"{self.path} should be a whole checkpoint; found none: {error} Remove it, or name another file."
             ) from error
         with safe_open(self.path, framework="pt", device="cpu") as file:
             note = _note(file.metadata() or {})
-            if found.blueprint != inverter.blueprint or note.get("training") != dict(self.training):
+            others = _differing(note.get("training"), self.training)
+            others += ["attack network"] if found.blueprint != inverter.blueprint else []
+            if others:
                 raise InputError(
                     f"The checkpoint {self.path} should be of the same training (network, public data, settings); "
-                    "found another: name another file."
+                    f"found another (other {', '.join(others)}): name another file."
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         expected = inverter.module.state_dict()
@@ -109,6 +112,12 @@ def fingerprint(network: nn.Module, inputs: Tensor, labels: Tensor) -> str:
     for value in (*network.state_dict().values(), inputs, labels):
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def _differing(found: object, expected: Mapping[str, object]) -> list[str]:
+    """What is not the same in two descriptions of a training."""
+    kept = found if isinstance(found, Mapping) else {}
+    return [word for word in {**expected, **kept} if kept.get(word) != expected.get(word)]
 
 
 def _note(header: Mapping[str, str]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class GradientMatching:
             found.append(Obstacle(where="update", reason="holds the gradient of no parameter of the network."))
         blocked = unrolling_obstacle(observation)
         found += [] if blocked is None else [blocked]
-        if latest.batch_size is None and latest.labels is None:
+        if latest.known_size is None:
             found += (self.labels or RestoreLabels()).obstacles(observation)
         if self.start is not None:
             found += self.start.obstacles(observation)

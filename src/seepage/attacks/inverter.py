@@ -1,5 +1,6 @@
 """Attack networks as attacks: one forward pass from an update to a batch, trained before on public pairs."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,9 +12,8 @@ from seepage.attacks.inverters.blueprint import Blueprint, InverterKind
 from seepage.attacks.inverters.fixedsize import refuse_size, size_obstacles
 from seepage.attacks.inverters.pairs import PublicExamples
 from seepage.attacks.inverters.roundmap import RoundMap
-from seepage.attacks.inverters.weighing import Stats
 from seepage.attacks.lti import LTI
-from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, Stats, go_on
 
 __all__ = ["Inverter", "build_module"]
 
@@ -32,16 +32,19 @@ class Inverter:
         blueprint: what it was built for.
         module: from gradients ``[k, *shape]`` by name to ``[k, b, *shape]``; never changed here.
         public: examples of its training, with those that it was not trained on; ``None``: it answers alone.
+        file: name of the file that it was read from, without its ending; tells it from others in findings.
     """
 
     blueprint: Blueprint
     module: nn.Module
     public: PublicExamples | None = None
+    file: str = ""
 
     @property
     def name(self) -> str:
-        """``git``, ``exact-git`` or ``lti``."""
-        return "git" if self.blueprint.kind is InverterKind.COARSE_GIT else self.blueprint.kind.value
+        """``git``, ``exact-git`` or ``lti``, and the file's name after it, as in ``git-FILE``."""
+        kind = "git" if self.blueprint.kind is InverterKind.COARSE_GIT else self.blueprint.kind.value
+        return f"{kind}-{self.file}" if self.file else kind
 
     def obstacles(self, observation: Observation) -> list[Obstacle]:
         """The update should hold the gradients that it was trained on, of a batch of the size it was trained for."""
@@ -58,7 +61,22 @@ class Inverter:
         if self.public is not None and not all(bool(value.isfinite().all()) for value in latest.network.parameters()):
             reason = "its parameters should be finite, for pairs are made at them; found others."
             found.append(Obstacle(where="network", reason=reason))
+        found += [] if found else self._misscaled(observation)
         return [*found, *size_obstacles(observation, self.blueprint.examples, why=self._fixed)]
+
+    def _misscaled(self, observation: Observation) -> list[Obstacle]:
+        """Public inputs mostly beyond the valid range were scaled otherwise than the client's."""
+        if self.public is None or observation.bounds is None:
+            return []
+        low, high = (bound.to(self.public.inputs) for bound in observation.bounds)
+        out = _far_out(self.public.inputs, low, high)
+        if out <= _UNLIKE:
+            return []
+        reason = (
+            f"was trained on inputs of another scaling, of which {out:.0%} lie far out of the valid range here: give "
+            "training and audit the same `--normalize`."
+        )
+        return [Obstacle(where="attack network", reason=reason)]
 
     def _misfit(self, update: Mapping[str, Tensor]) -> list[Obstacle]:
         """The first gradient that is not as in training, and how many others are not."""
@@ -90,13 +108,13 @@ class Inverter:
         update = observation.latest.update
         if not any(bool(value.any()) for value in update.values()):
             return Reconstruction(outcome=Outcome.FAILED, reason="The update is zero everywhere: it holds nothing.")
-        b = self.blueprint.examples
-        refused = refuse_size(observation, b, why=self._fixed, generator=generator, progress=progress)
+        examples = self.blueprint.examples
+        refused = refuse_size(observation, examples, why=self._fixed, generator=generator, progress=progress)
         if refused is not None:
             return refused
         dtype = next(iter(update.values())).dtype
         found, labels, said, reason = self._said(observation, generator, progress)
-        stats: Stats = {"trained for examples": self.blueprint.examples, **said}
+        stats: Stats = {"trained for examples": examples, **said}
         if not bool(found.isfinite().all()):
             reason = "The attack network gave no finite numbers: the update is unlike any it was trained on."
             return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
@@ -106,7 +124,8 @@ class Inverter:
             if out > _UNLIKE:
                 reason = (
                     f"{out:.0%} of the values lie far out of the valid range, so it is hardly right: the update is "
-                    "unlike those of the training (noised, or of another round, for which it is to be trained again)."
+                    "unlike those of the training (noised, of inputs scaled otherwise (`--normalize`), or of another "
+                    "round, for which it is to be trained again)."
                 )
             found = found.clamp(low, high)
         return Reconstruction(
@@ -124,7 +143,8 @@ class Inverter:
         """Inputs, labels where they are read, numbers to be told, and where it comes from."""
         latest = observation.latest
         device = next(iter(latest.update.values())).device
-        module = self.module.to(device)
+        here = next(self.module.parameters()).device == device
+        module = self.module if here else copy.deepcopy(self.module).to(device)
         if self.public is not None:
             mapping = RoundMap(blueprint=self.blueprint, public=self.public.to(device))
             known = latest.labels

@@ -18,8 +18,10 @@ from seepage.errors import InputError
 __all__ = ["load_inverter", "save_inverter"]
 
 _FORMAT = "seepage-inverter-1"
+_TRAINING = "note"  # in the header: of a checkpoint alone
 _INPUTS, _LABELS = "public.inputs", "public.labels"
 _DIGITS = 10
+_NAMED = 40  # characters of a file's name that findings repeat
 
 
 def save_inverter(
@@ -31,7 +33,7 @@ def save_inverter(
         inverter: to write.
         path: a safetensors file.
         extra: further tensors, of a training that is to be taken up.
-        note: kept in the header.
+        note: on that training, kept in the header; it makes the file a checkpoint, which is no attack network yet.
 
     Raises:
         InputError: the file cannot be written.
@@ -41,7 +43,7 @@ def save_inverter(
     if inverter.public is not None:
         tensors |= {_INPUTS: inverter.public.inputs, _LABELS: inverter.public.labels}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    header = {"format": _FORMAT, "blueprint": inverter.blueprint.to_json(), "note": note}
+    header = {"format": _FORMAT, "blueprint": inverter.blueprint.to_json(), _TRAINING: note}
     if inverter.public is not None:
         header["held_out"] = str(inverter.public.held_out)
     try:
@@ -55,11 +57,16 @@ def save_inverter(
         partial.unlink(missing_ok=True)
 
 
-def load_inverter(path: Path | str) -> Inverter:
+def load_inverter(path: Path | str, *, unfinished: bool = False) -> Inverter:
     """Read an attack network: the header first, then only tensors of the names and shapes that it entails.
 
+    Args:
+        path: a safetensors file.
+        unfinished: a checkpoint is taken too, as it was after its last epoch, without public examples.
+
     Raises:
-        InputError: the file is missing, no attack network, or a tensor is missing, misshapen or not finite.
+        InputError: the file is missing, no attack network, a checkpoint, or a tensor is missing, misshapen or not
+            finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,6 +78,11 @@ def load_inverter(path: Path | str) -> Inverter:
                 raise InputError(
                     f"{path} should be an attack network that `seepage train` of this version wrote (format "
                     f"{_FORMAT!r}); found {header.get('format')!r}. Train it again."
+                )
+            if header.get(_TRAINING) and not unfinished:
+                raise InputError(
+                    f"{path} should be an attack network; found the checkpoint of a training, which a `seepage train` "
+                    "with the same options goes on from. The attack network is the file that `--out` names."
                 )
             blueprint = read_blueprint(header.get("blueprint", ""))
             # Its size is held against the file before anything of that size is made.
@@ -91,7 +103,7 @@ def load_inverter(path: Path | str) -> Inverter:
             raise InputError(f"{path}: `{name}` should hold finite numbers; found others.")
     module = build_module(blueprint)
     module.load_state_dict(state)
-    return Inverter(blueprint=blueprint, module=module.eval(), public=public)
+    return Inverter(blueprint=blueprint, module=module.eval(), public=public, file=path.stem[:_NAMED])
 
 
 def _public(file: Any, blueprint: Blueprint, path: Path) -> PublicExamples:

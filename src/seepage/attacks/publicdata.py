@@ -45,7 +45,7 @@ class PublicMean:
         progress: Progress = go_on,  # noqa: ARG002 - quick
     ) -> Reconstruction:
         """See the class."""
-        size = observation.latest.batch_size or self.examples
+        size = observation.latest.known_size or self.examples
         return _uncertified(self.inputs.mean(dim=0, keepdim=True).expand(size, *self.inputs.shape[1:]).clone(), None)
 
 
@@ -100,7 +100,7 @@ class NearestPublic:
             cosines.append(towards / max(size, 1e-30))
             if not progress(index, len(inputs), "public examples compared"):
                 break
-        size = min(observation.latest.batch_size or self.examples, len(cosines))
+        size = min(observation.latest.known_size or self.examples, len(cosines))
         chosen = torch.tensor(cosines).topk(size).indices
         return _uncertified(self.inputs[chosen].clone(), self.labels[chosen].clone())
 

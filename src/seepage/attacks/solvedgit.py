@@ -14,7 +14,7 @@ from seepage.attacks.recursion.link import Link
 from seepage.attacks.walk.distances import Squared
 from seepage.attacks.walk.objective import Objective, make_objective
 from seepage.networks.layers import Activation
-from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import INTERRUPTED, Observation, Obstacle, Outcome, Progress, Reconstruction, Stats, go_on
 
 __all__ = ["SolvedGIT"]
 
@@ -120,7 +120,7 @@ class SolvedGIT:
 def _told(
     best: tuple[float, Tensor, float] | None, label: Tensor, dtype: torch.dtype, *, stopped: bool
 ) -> Reconstruction:
-    stats: dict[str, float | int | str | bool] = {} if best is None else {"residual": best[0], "damping": best[2]}
+    stats: Stats = {} if best is None else {"residual": best[0], "damping": best[2]}
     if stopped:
         stats["stopped"] = INTERRUPTED
     if best is None or not best[0] < 1:

@@ -11,7 +11,7 @@ from seepage.attacks.recursion.patchsystem import PatchSystem, find_patch_system
 from seepage.attacks.walk.distances import Squared
 from seepage.attacks.walk.objective import Objective, make_objective, twice_differentiable
 from seepage.networks.layers import read_layers
-from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, Traces, go_on
+from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, Stats, Traces, go_on
 
 __all__ = ["ViTPatches"]
 
@@ -53,7 +53,7 @@ class ViTPatches:
         latest, found = observation.latest, []
         if observation.rule is not None and not observation.rule.is_gradient:
             found.append(Obstacle(where=f"rule {observation.rule.name}", reason="sends no plain gradient."))
-        size = latest.batch_size if latest.labels is None else len(latest.labels)
+        size = latest.known_size
         if size != 1:
             there = "it is unknown: grant it (`--knows batch-size`)" if size is None else f"found {size}"
             reason = f"should be known to be 1: the positions' gradient sums over examples; {there}."
@@ -99,7 +99,7 @@ class ViTPatches:
         label, residual = _replayed(observation, objective, inputs[None])
         own = math.inf if label is None else _own_residual(objective, inputs[None], label, system)
         spread = float(inputs.max() - inputs.min())
-        stats: dict[str, float | int | str | bool] = {
+        stats: Stats = {
             "patches": system.count,
             "residual": residual,
             "residual of the equations": own,
@@ -166,7 +166,7 @@ def _told(
     observation: Observation,
     inputs: Tensor,
     label: Tensor | None,
-    stats: dict[str, float | int | str | bool],
+    stats: Stats,
     *,
     enough: bool,
 ) -> Reconstruction:

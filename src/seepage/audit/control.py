@@ -50,21 +50,24 @@ def run_control(audit: Audit, *, progress: Progress = go_on) -> ControlCase:
 
     The largest of ``CONTROL_SIZES`` comes first: the closer a case is to the audited one, the more its success says.
     It passes if every example is recovered: exactly, or recognisably by an attack that approximates. A likeness that
-    any guess reaches, as of plain sky, is no success.
+    any guess reaches, as of plain sky, is no success. An attack for one size alone, which refuses all smaller batches,
+    gets one of the audited size.
     """
-    sizes = [size for size in CONTROL_SIZES if size < audit.batch_size] or [1]
     seed = int(np.random.SeedSequence(audit.seed, spawn_key=_KEY).generate_state(1)[0])
-    case = None
-    for size in sizes:
+    case, fits = None, False
+    for size in (*(size for size in CONTROL_SIZES if size < audit.batch_size), audit.batch_size):
+        if fits and size == audit.batch_size:
+            break
         easy = replace(audit, batch_size=size, batches=1, seed=seed, defenses=(), rule=FedSGD())
         try:
-            case = _case(next(iter(easy(progress=progress))).finding)
+            finding = next(iter(easy(progress=progress))).finding
+            case, fits = _case(finding), fits or not finding.obstacles
         except InputError as error:  # batch norm in training mode takes no batch of one
-            case = case or _unfit(size, str(error))
+            case, fits = case or _unfit(size, str(error)), True
         if case.passed or case.interrupted:
             break
     if case is None:
-        raise ValueError("`CONTROL_SIZES` should hold at least one size; found none.")
+        raise ValueError(f"`batch_size` should be at least 1; found {audit.batch_size}.")
     return case
 
 

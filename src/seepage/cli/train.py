@@ -70,11 +70,8 @@ def git(
             checkpoint=checkpoint,
             progress=watch.progress,
         )
-    if not trained.train_errors:
-        raise InputError("The training should last one epoch at least; it was interrupted before. Nothing was written.")
-    save_inverter(trained.inverter, out)
-    _summary(trained, float(public.inputs.var(dim=0, correction=0).mean()), out, interrupted=watch.interrupted)
-    if watch.interrupted and checkpoint is not None:
+    _write(trained, float(public.inputs.var(dim=0, correction=0).mean()), out, interrupted=watch.interrupted)
+    if watch.interrupted and checkpoint is not None and checkpoint.is_file():
         console.print(f"The same command goes on from {checkpoint}.", markup=False, soft_wrap=True)
 
 
@@ -89,11 +86,15 @@ def _refuse_paths(out: Path, checkpoint: Path | None) -> None:
         raise InputError(f"`--checkpoint` should be another file than `--out`, which would replace it; found {out}.")
 
 
-def _summary(trained: Trained, mean_error: float, out: Path, *, interrupted: bool) -> None:
+def _write(trained: Trained, mean_error: float, out: Path, *, interrupted: bool) -> None:
+    if not trained.train_errors and not trained.held_out_errors[0] < mean_error:  # Coarse-GIT's closed map may be less
+        raise InputError("The training should last one epoch at least; it was interrupted before. Nothing was written.")
+    save_inverter(trained.inverter, out)
     best, before = trained.best_epoch, "interrupted; " if interrupted else ""
+    last = f" (training, last epoch: {trained.train_errors[-1]:.4f})" if trained.train_errors else ""
     console.print(
-        f"{before}held-out mean squared error {trained.held_out_errors[best]:.4f} (training, last epoch: "
-        f"{trained.train_errors[-1]:.4f}), best after {best} of {len(trained.train_errors)} epochs; "
+        f"{before}held-out mean squared error {trained.held_out_errors[best]:.4f}{last}, "
+        f"best after {best} of {len(trained.train_errors)} epochs; "
         f"the mean of the public data has {mean_error:.4f}.\n{out}",
         markup=False,
         soft_wrap=True,

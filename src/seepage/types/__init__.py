@@ -1,6 +1,16 @@
 """The values that travel: what a client holds, what it sends, what the server sees, what an attack returns."""
 
-from seepage.types.attack import INTERRUPTED, NOT_BEGUN, Attack, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types.attack import (
+    INTERRUPTED,
+    NOT_BEGUN,
+    Attack,
+    Obstacle,
+    Outcome,
+    Progress,
+    Reconstruction,
+    Stats,
+    go_on,
+)
 from seepage.types.client import GradientUpdate, PrivateBatch
 from seepage.types.rules import Defense, LocalSteps, LocalTraining, NoisyRule, Replayable, Traces, UpdateRule
 from seepage.types.server import Observation, Round, ThreatModel
@@ -22,6 +32,7 @@ __all__ = [
     "Reconstruction",
     "Replayable",
     "Round",
+    "Stats",
     "ThreatModel",
     "Traces",
     "UpdateRule",

@@ -18,11 +18,15 @@ __all__ = [
     "Outcome",
     "Progress",
     "Reconstruction",
+    "Stats",
     "go_on",
 ]
 
 INTERRUPTED = "it was interrupted"  # in ``Reconstruction.stats["stopped"]`` of work that progress told to stop
 NOT_BEGUN = "it could not begin"  # there as well, FAILED: what the attack needs could not be read off the update
+
+Stats = dict[str, float | int | str | bool]
+"""Numbers and words worth telling, while they are gathered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

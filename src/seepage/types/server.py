@@ -33,6 +33,11 @@ class Round:
     labels: Tensor | None = None
     statistics: GradientUpdate = field(default_factory=lambda: GradientUpdate({}))
 
+    @property
+    def known_size(self) -> int | None:
+        """The batch size as far as the server knows it, be it from the labels."""
+        return self.batch_size if self.labels is None else len(self.labels)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:

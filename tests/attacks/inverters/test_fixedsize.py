@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from seepage.attacks.budget import Budget
 from seepage.attacks.inverters.fixedsize import refuse_size
-from seepage.attacks.matching import ig, refined
+from seepage.attacks.labels.restorelabels import RestoreLabels
+from seepage.attacks.matching import dlg, ig, refined
+from seepage.attacks.publicdata import PublicMean
 from seepage.attacks.solvedgit import SolvedGIT
 from seepage.audit.catalogue import build_defense
 from seepage.cli import main
@@ -57,6 +60,37 @@ def test_copies_of_all_examples_fit_too() -> None:
     two = observe(2, seed=1)
     assert refuse_size(two, 2, why="it takes two", generator=chance(), progress=go_on) is None
     assert refuse_size(two, 3, why="it takes three", generator=chance(), progress=go_on) is not None
+
+
+def test_two_examples_of_one_class_that_show_one_label_are_walked_from_a_start_of_two() -> None:
+    network, dataset = build_network("lenet:sigmoid", input_shape=(1, 8, 8), classes=10, seed=0), load_dataset("digits")
+    batch = dataset.batch((dataset.labels == 3).nonzero()[:2, 0])
+    update = FedSGD()(network, batch, chance())
+    seen = ThreatModel().view(network=network, update=update, batch=batch, rule=FedSGD(), classes=10)
+    restored = RestoreLabels()(seen, generator=chance()).labels
+    assert restored is not None
+    assert restored.tolist() == [3]  # in float32 their embeddings are one
+    one = SolvedGIT()(seen, generator=chance())  # an attack on one example gives their mean
+    assert one.inputs is not None
+    apart = (one.inputs - batch.inputs).square().mean()
+    assert float((one.inputs - batch.inputs.mean(0)).square().mean()) < 0.01 * float(apart)
+    for examples in (1, 2):
+        start = PublicMean(inputs=dataset.inputs, examples=examples)
+        found = refined(start, iterations=1)(seen, generator=chance())
+        assert found.labels is not None
+        assert found.labels.tolist() == [3] * examples
+        along = dlg(start=start, budget=Budget(samples=1))(seen, generator=chance())
+        assert along.inputs is not None
+        assert len(along.inputs) == examples
+        assert [f"taken for {examples} of each" in str(one.stats) for one in (found, along)] == [examples == 2] * 2
+
+
+@pytest.mark.parametrize(("count", "examples"), [(2, 3), (2, 1)])
+def test_a_start_of_a_number_that_the_labels_do_not_allow_is_refused(count: int, examples: int) -> None:
+    start = PublicMean(inputs=load_dataset("digits").inputs, examples=examples)
+    found = refined(start, iterations=1)(observe(count, seed=1), generator=chance())
+    assert found.inputs is None
+    assert f"The start should be {count} examples by public-mean; it gave {examples}" in found.reason
 
 
 def test_an_audit_of_more_examples_is_no_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,8 +54,7 @@ class EmbeddingMap(nn.Module):
 
     def forward(self, gradients: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Inputs ``[k, b, *shape]``, ordered by label, and what they were mapped from ``[k, b, outputs]``."""
-        rows = (self._embeddings(gradients, self.labels(gradients)) - self.mean) / self.deviation
-        rows = rows.clamp(-_LARGEST, _LARGEST)
+        rows = self._scaled(self._embeddings(gradients, self.labels(gradients)))
         found = rows @ self.weight.T + self.bias
         return found.reshape(-1, self.examples, *self.shape), rows
 

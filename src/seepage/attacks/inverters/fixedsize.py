@@ -21,7 +21,7 @@ def size_obstacles(observation: Observation, examples: int, *, why: str) -> list
         examples: that the attack takes.
         why: it takes no others; the beginning of a sentence on what was found.
     """
-    size = _known_size(observation)
+    size = observation.latest.known_size
     return [] if size in {None, examples} else [Obstacle(where="batch size", reason=f"{why}; found {size}.")]
 
 
@@ -32,7 +32,7 @@ def refuse_size(
 
     The label attacks are asked; where they do not know, the rank of the last layer's gradient beyond its noise.
     """
-    if _known_size(observation) is not None:
+    if observation.latest.known_size is not None:
         return None
     labels, found = RestoreLabels(), ""
     tried = None
@@ -41,8 +41,8 @@ def refuse_size(
     if tried is not None and tried.labels is not None and len(tried.labels):
         if examples % len(tried.labels):  # several copies of all examples have the gradient of one of each
             found = f"by its labels the update is of {len(tried.labels)}"
-    elif _rank(observation) > examples:
-        found = f"the update's last layer has a rank of {_rank(observation)}, so it is of more"
+    elif (rank := _rank(observation)) > examples:
+        found = f"the update's last layer has a rank of {rank}, so it is of more"
     if not found:
         return None
     reason = f"The batch should be of a size it takes: {why}; {found}. If you know better, {_GRANT}."
@@ -56,9 +56,3 @@ def _rank(observation: Observation) -> int:
         return 0
     noise = row_noise(layer.gW) * (len(layer.gW) ** 0.5 + layer.gW.shape[1] ** 0.5)
     return int((torch.linalg.svdvals(layer.gW) > _BEYOND * noise).sum())
-
-
-def _known_size(observation: Observation) -> int | None:
-    """How many examples the server knows of."""
-    latest = observation.latest
-    return latest.batch_size if latest.labels is None else len(latest.labels)

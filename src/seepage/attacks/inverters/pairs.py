@@ -1,7 +1,6 @@
 """Pairs of gradients and public inputs, computed at a network's weights when they are asked for."""
 
-import itertools
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -84,10 +83,10 @@ class Pairs:
         """In one gradient."""
         return sum(value.numel() for value in self._parameters.values())
 
-    def groups(self, rows: Tensor, group: int) -> "itertools.starmap[Pair]":
+    def groups(self, rows: Tensor, group: int) -> Iterator[Pair]:
         """``({name: [k, *shape]}, [k, b, *shape], [k, b])`` of the public inputs of ``rows``; a rest is left out."""
         batches = rows[: len(rows) // self._examples * self._examples].reshape(-1, self._examples)
-        return itertools.starmap(self.pair, ((part,) for part in torch.split(batches, group)))
+        return (self.pair(part) for part in torch.split(batches, group))
 
     def pair(self, rows: Tensor, labels: Tensor | None = None) -> Pair:
         """Of the public inputs of ``rows [k, b]``, with their own labels or with ``labels [b]`` for each batch."""

@@ -11,8 +11,8 @@ from seepage.attacks.inverters.embeddingmap import read_labels
 from seepage.attacks.inverters.gradientviews import GradientViews, ViewReader, joined
 from seepage.attacks.inverters.pairs import Pairs, PublicExamples
 from seepage.attacks.inverters.ridge import ridge, ridge_of_products
-from seepage.attacks.inverters.weighing import Stats, weighed
-from seepage.types import Progress
+from seepage.attacks.inverters.weighing import weighed
+from seepage.types import Progress, Stats
 
 __all__ = ["Mapped", "RoundMap", "row_noise"]
 

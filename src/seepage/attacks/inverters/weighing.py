@@ -6,12 +6,11 @@ import torch
 from scipy.optimize import lsq_linear
 from torch import Tensor
 
-__all__ = ["Stats", "weighed"]
+from seepage.types import Stats
+
+__all__ = ["weighed"]
 
 _ENTRIES = 2**20  # of the held-out truth at once
-
-Stats = dict[str, float | int | str | bool]
-"""Numbers worth telling."""
 
 
 def weighed(answers: Mapping[str, tuple[Tensor, Tensor]], truth: Tensor) -> tuple[Tensor, Stats]:

@@ -116,7 +116,7 @@ def last_layer(observation: Observation) -> LastLayer | Obstacle:
         return Obstacle(where=f"layer {layer.name}", reason=refusal_)
     parameters = dict(latest.network.named_parameters())
     gW, bias, rule = layer.matrix(latest.update), layer.bias, observation.rule
-    examples = latest.batch_size if latest.labels is None else len(latest.labels)
+    examples = latest.known_size
     deviation = rule.deviation(batch_size=examples) if isinstance(rule, NoisyRule) else 0.0
     none = torch.zeros(len(gW), dtype=torch.float64, device=gW.device)
     read = LastLayer(

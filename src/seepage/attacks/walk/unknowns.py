@@ -1,7 +1,7 @@
 """What gradient matching walks from: labels given, restored or unknown, and starts of noise or of another attack."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from seepage.attacks.labels.restorelabels import RestoreLabels
 from seepage.attacks.walk.objective import Objective, twice_differentiable
-from seepage.types import NOT_BEGUN, Attack, Observation, Outcome, Progress, Reconstruction
+from seepage.types import NOT_BEGUN, Attack, Observation, Outcome, Progress, Reconstruction, Stats
 
 __all__ = ["Unknowns", "Unready", "prepare"]
 
-Stats = dict[str, float | int | str | bool]
+_Told = tuple[Tensor | None, int, Stats]  # labels [b] where they are known, b, and how they came about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,35 +74,65 @@ def prepare(
     told = _told(observation, labels, generator, progress)
     if isinstance(told, str):
         return Unready(reason=told, begun=False)
+    noise = _noise(observation, objective, told, starts, generator)
+    if start is None:
+        return noise
+    given = start(observation, generator=generator, progress=progress)
+    b = noise.inputs.shape[1]
+    inputs = None if given.outcome is Outcome.FAILED or given.layer else given.inputs
+    if inputs is not None and _may_be_copies(observation, b, of=len(inputs)):
+        told = _copied(told, len(inputs) // b)
+        noise = _noise(observation, objective, told, starts, generator)
+    elif inputs is None or len(inputs) != b:
+        found = "nothing" if given.inputs is None else f"{len(given.inputs)} examples"
+        begun = given.stats.get("stopped") != NOT_BEGUN and (given.inputs is None or len(given.inputs) == b)
+        reason = f"The start should be {b} examples by {start.name}; it gave {found}. {given.reason}".strip()
+        return Unready(reason=reason, begun=begun)
+    return _started(noise, objective, inputs, given.labels, name=start.name)
+
+
+def _noise(
+    observation: Observation, objective: Objective, told: _Told, starts: int, generator: torch.Generator
+) -> Unknowns:
+    """Starts of noise, in the valid range."""
     known, b, stats = told
     like = objective.target[0]
-    shape = (starts, b, *observation.input_shape)
-    inputs = _normal(shape, like, generator)
+    inputs = _normal((starts, b, *observation.input_shape), like, generator)
     if objective.bounds is not None:
         inputs = inputs.clamp(*objective.bounds)
     chosen = torch.zeros(b, dtype=torch.int64) if known is None else known
     chosen = chosen.to(like.device).expand(starts, b).clone()
     logits = None if known is not None else _normal((starts, b, observation.classes), like, generator)
-    if start is not None:
-        given = start(observation, generator=generator, progress=progress)
-        if given.inputs is None or given.outcome is Outcome.FAILED or given.layer or len(given.inputs) != b:
-            found = "nothing" if given.inputs is None else f"{len(given.inputs)} examples"
-            begun = given.stats.get("stopped") != NOT_BEGUN and (given.inputs is None or len(given.inputs) == b)
-            reason = f"The start should be {b} examples by {start.name}; it gave {found}. {given.reason}".strip()
-            return Unready(reason=reason, begun=begun)
-        inputs[0] = given.inputs.to(like)
-        if known is not None:
-            chosen[0] = _ordered(objective, inputs[0], chosen[0], given.labels)
-        if logits is not None and given.labels is not None and bool((given.labels >= 0).all()):
-            said = torch.nn.functional.one_hot(given.labels, observation.classes).to(like)
-            logits[0] = said * math.log(9 * max(1, observation.classes - 1))  # nine tenths sure
-        stats["start"] = start.name
-    return Unknowns(inputs=inputs, labels=chosen, logits=logits, stats=stats, given=start is not None)
+    return Unknowns(inputs=inputs, labels=chosen, logits=logits, stats=stats)
+
+
+def _started(noise: Unknowns, objective: Objective, inputs: Tensor, read: Tensor | None, *, name: str) -> Unknowns:
+    """The first start is ``inputs [b, *shape]``, with ``read [b]`` beside them where labels were read."""
+    noise.inputs[0] = inputs.to(noise.inputs)
+    if noise.logits is None:
+        noise.labels[0] = _ordered(objective, noise.inputs[0], noise.labels[0], read)
+    elif read is not None and bool((read >= 0).all()):
+        classes = noise.logits.shape[-1]
+        said = torch.nn.functional.one_hot(read, classes).to(noise.logits)
+        noise.logits[0] = said * math.log(9 * max(1, classes - 1))  # nine tenths sure
+    return replace(noise, stats=noise.stats | {"start": name}, given=True)
+
+
+def _may_be_copies(observation: Observation, restored: int, *, of: int) -> bool:
+    """Whether a batch of so many may show ``restored`` labels: copies of all examples have one gradient, and examples
+    of one class nearly so."""
+    return observation.latest.known_size is None and of > restored and of % restored == 0
+
+
+def _copied(told: _Told, times: int) -> _Told:
+    known, b, stats = told
+    said = f"{b} restored, taken for {times} of each"
+    return None if known is None else known.repeat_interleave(times), b * times, stats | {"batch size": said}
 
 
 def _told(
     observation: Observation, labels: Attack | None, generator: torch.Generator, progress: Progress
-) -> tuple[Tensor | None, int, Stats] | str:
+) -> _Told | str:
     """Labels ``[b]`` if known or restored, ``b``, and how they came about; or why the batch size stays unknown."""
     known, size = observation.latest.labels, observation.latest.batch_size
     if known is not None:

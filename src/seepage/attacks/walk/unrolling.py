@@ -154,7 +154,7 @@ def _swaps(steps: LocalSteps | None, examples: int) -> list[Tensor]:
 def steps_of(observation: Observation, batch_size: int | None = None) -> LocalSteps | None:
     """The client's steps, ``None`` where a plain gradient was sent, or the rule or the batch size is unknown."""
     latest, rule = observation.latest, observation.rule
-    size = batch_size or latest.batch_size or (None if latest.labels is None else len(latest.labels))
+    size = batch_size or latest.known_size
     if size is None or rule is None or rule.is_gradient or not isinstance(rule, Replayable):
         return None
     return rule.local_steps(size)

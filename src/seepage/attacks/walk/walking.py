@@ -10,12 +10,11 @@ from seepage.attacks.budget import SPENT, Budget
 from seepage.attacks.walk.descents import Optimizer
 from seepage.attacks.walk.objective import Objective
 from seepage.attacks.walk.unknowns import Unknowns
-from seepage.types import INTERRUPTED, Outcome, Progress, Reconstruction
+from seepage.types import INTERRUPTED, Outcome, Progress, Reconstruction, Stats
 
 __all__ = ["Walk"]
 
 _LOOKS = 20  # times a start whether another order of a client's local batches fits better
-Stats = dict[str, float | int | str | bool]
 
 
 class Walk:
@@ -58,10 +57,9 @@ class Walk:
         logits = None if start.logits is None else start.logits.clone().requires_grad_()
         variables = [inputs] if logits is None else [inputs, logits]
         step = optimizer.begin(variables)
-        taken, mark, marked, least = 0, 0, math.inf, math.inf
-        weight = 1.0
+        taken, mark, marked, least, weight = 0, 0, math.inf, math.inf, 1.0
         look = max(1, optimizer.iterations // _LOOKS)
-        scale: Tensor | None = None  # of the distances [s] at the start
+        scale: Tensor | None = None  # [s]
 
         def closure() -> Tensor:
             nonlocal least, scale
@@ -69,9 +67,7 @@ class Walk:
             distance, prior = self.objective(inputs, labels)
             least = min(least, self._keep(distance.detach(), inputs, labels))
             if scale is None:
-                scale = torch.ones_like(distance.detach())
-                if start.given:
-                    scale[0] = distance.detach()[0].nan_to_num(nan=1.0).clamp(max=1.0)
+                scale = _prior_scale(distance.detach(), given=start.given)
             total = (distance + weight * scale * prior).sum()
             found = torch.autograd.grad(total, variables)
             for variable, gradient in zip(variables, found, strict=True):
@@ -173,3 +169,11 @@ class Walk:
             ),
             stats={**stats, "loss": self.least, "residual": self.residual, "stopped": stopped},
         )
+
+
+def _prior_scale(distance: Tensor, *, given: bool) -> Tensor:
+    """``[s]``: what priors are weighted by; near another attack's reconstruction, by its ``distance [s]``."""
+    scale = torch.ones_like(distance)
+    if given:
+        scale[0] = distance[0].nan_to_num(nan=1.0).clamp(max=1.0)
+    return scale
