@@ -14,8 +14,8 @@ from seepage.audit.findingsfile import findings_schema, read_findings, write_fin
 from seepage.audit.folder import RunFolder
 from seepage.audit.record import Verdict, record, verdict
 from seepage.audit.run import Audit
-from seepage.audit.scoring import score
-from seepage.audit.sweep import SweepFolder
+from seepage.audit.scores.scoring import score
+from seepage.audit.sweeps.sweep import SweepFolder
 from seepage.cli.show import finding_line
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError

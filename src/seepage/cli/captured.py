@@ -7,8 +7,8 @@ import torch
 import typer
 from torch import nn
 
-from seepage.audit.attacked import Attacked
 from seepage.audit.captured import CapturedAudit
+from seepage.audit.captures.attacked import Attacked
 from seepage.audit.catalogue import ATTACKS, build_attack, build_rule
 from seepage.audit.reconstructions import write_reconstruction
 from seepage.cli.options import (

@@ -16,14 +16,14 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from seepage.audit.cell import Shard, shards_of
-from seepage.audit.engines import Engine
 from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
-from seepage.audit.plan import Plan, has_place, read_plan
 from seepage.audit.record import Verdict, verdict
-from seepage.audit.sweep import DIGITS, SweepFolder, canonical_digest
-from seepage.audit.sweep import sweep as compute
+from seepage.audit.sweeps.cell import Shard, shards_of
+from seepage.audit.sweeps.engines import Engine
+from seepage.audit.sweeps.plan import Plan, has_place, read_plan
+from seepage.audit.sweeps.sweep import DIGITS, SweepFolder, canonical_digest
+from seepage.audit.sweeps.sweep import sweep as compute
 from seepage.cli.engines import EngineName, EngineOption, WorkersOption, open_engine
 from seepage.cli.options import OutOption, ThresholdOption
 from seepage.cli.show import err

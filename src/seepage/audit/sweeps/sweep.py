@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seepage.audit.cell import Shard
-from seepage.audit.engines import Engine
 from seepage.audit.findings import Finding
 from seepage.audit.findingsfile import read_findings, write_findings
+from seepage.audit.sweeps.cell import Shard
+from seepage.audit.sweeps.engines import Engine
 from seepage.errors import InputError
 
 __all__ = ["DIGITS", "TIMES", "SweepFolder", "canonical", "canonical_digest", "sweep"]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from seepage.audit.cell import Cell, Shard, shards_of
-from seepage.audit.engines import LocalPool
 from seepage.audit.findings import Finding
 from seepage.audit.findingsfile import read_findings
-from seepage.audit.sweep import SweepFolder, canonical, canonical_digest, sweep
-from seepage.audit.work import run_shard
+from seepage.audit.sweeps.cell import Cell, Shard, shards_of
+from seepage.audit.sweeps.engines import LocalPool
+from seepage.audit.sweeps.sweep import SweepFolder, canonical, canonical_digest, sweep
+from seepage.audit.sweeps.work import run_shard
 from seepage.cli import main
 from seepage.errors import InputError
 
