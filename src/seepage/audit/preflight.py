@@ -1,5 +1,6 @@
 """What can be said of a network before any data is seen."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +60,7 @@ def inspect_network(network: nn.Module, *, input_shape: tuple[int, ...], classes
     noise = PrivateBatch(
         inputs=torch.randn(2, *input_shape, generator=generator), labels=torch.tensor([0, classes - 1])
     )
-    rule = FedSGD()
+    rule, network = FedSGD(), copy.deepcopy(network).float()  # as an audit takes weights of half precision
     try:
         update = rule(network, noise, generator)
     except RuntimeError as error:
