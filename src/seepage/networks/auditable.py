@@ -1,4 +1,4 @@
-"""Which of a user's networks can be audited: said before anything runs, with what to hand over instead."""
+"""Which of a user's networks can be audited, said before anything runs; and what wrappers of torch hold."""
 
 import copy
 
@@ -6,9 +6,22 @@ from torch import nn
 
 from seepage.errors import InputError
 
-__all__ = ["auditable"]
+__all__ = ["auditable", "unwrapped"]
 
 _COMPILED = "OptimizedModule"  # by name: torch's own module for it takes a second to import
+_ON_SEVERAL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network within ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``: the same parameters under
+    their own names, as the server has them.
+    """
+    while isinstance(network, _ON_SEVERAL) or type(network).__name__ == _COMPILED:
+        inner = network.module if isinstance(network, _ON_SEVERAL) else network._orig_mod
+        if not isinstance(inner, nn.Module):
+            break
+        network = inner
+    return network
 
 
 def auditable(network: nn.Module) -> nn.Module:
@@ -29,7 +42,7 @@ def auditable(network: nn.Module) -> nn.Module:
         if parameter.is_complex():
             raise InputError(f"`network` should have real parameters; found `{name}` of {parameter.dtype}.")
     for path, module in inner.named_modules():
-        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(module, _ON_SEVERAL):
             where = f" at `{path}`" if path else ""
             raise InputError(
                 f"`network` should be the network on one device, `.module` of its wrapper; found "
