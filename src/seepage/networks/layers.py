@@ -2,17 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from torch import Tensor, nn
 
 from seepage.errors import InputError
-from seepage.networks.flow import followed_by, is_input, is_layer, live_calls, stray_parameters
+from seepage.networks.flow import Flow, is_layer, stray_parameters
 from seepage.networks.functions import AFFINE, Activation
 from seepage.networks.recorder import Call
-from seepage.networks.tracing import Trace, trace_forward
+from seepage.networks.tracing import trace_forward
 
 __all__ = ["Activation", "AffineLayer", "LayerKind", "LayerReading", "read_layers"]
 
@@ -107,7 +107,8 @@ def read_layers(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReadin
         InputError: the forward pass fails for ``[b, *input_shape]``, or its output is not ``[b, classes]``.
     """
     trace = trace_forward(network, tuple(input_shape))
-    calls = live_calls(trace)
+    flow = Flow(trace)
+    calls = flow.calls
     layer_calls: dict[str, list[Call]] = {}
     for call in calls:
         if is_layer(call) and call.weight is not None:
@@ -117,7 +118,7 @@ def read_layers(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReadin
     shared = Counter(bias for group in layer_calls.values() for bias in {call.bias for call in group} if bias)
     unusable = stray | {bias for bias, count in shared.items() if count > 1}
     layers = tuple(
-        _layer(_name(modules, weight, group), group, trace, calls, unusable)
+        _layer(_name(modules, weight, group), group, trace.batch, flow, unusable)
         for weight, group in layer_calls.items()
         if weight not in stray
     )
@@ -133,11 +134,11 @@ def read_layers(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReadin
     )
 
 
-def _layer(name: str, group: list[Call], trace: Trace, calls: Sequence[Call], unusable: set[str]) -> AffineLayer:
+def _layer(name: str, group: list[Call], batch: int, flow: Flow, unusable: set[str]) -> AffineLayer:
     first = group[0]
     conv = first.name != "linear"
     rows = math.prod(first.output_shape[2:]) if conv else math.prod(first.input_shape[:-1])
-    activation, words = followed_by(group, trace, calls)
+    activation, words = flow.followed_by(group)
     return AffineLayer(
         name=name,
         kind=LayerKind.CONV if conv else LayerKind.LINEAR,
@@ -147,9 +148,9 @@ def _layer(name: str, group: list[Call], trace: Trace, calls: Sequence[Call], un
         outputs=first.weight_shape[0],
         activation=activation,
         followed_by=words,
-        positions=rows if conv or rows % trace.batch else rows // trace.batch,
-        input_shape=_one_example(first.input_shape, trace.batch),
-        reads_input=all(is_input(call.takes, calls) for call in group),
+        positions=rows if conv or rows % batch else rows // batch,
+        input_shape=_one_example(first.input_shape, batch),
+        reads_input=all(flow.is_input(call.takes) for call in group),
         calls=len(group),
         fed=first.fed,
         born=first.place,
