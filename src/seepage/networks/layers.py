@@ -2,7 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,7 +16,9 @@ from seepage.networks.functions import AFFINE, Activation
 from seepage.networks.recorder import Call
 from seepage.networks.tracing import trace_forward
 
-__all__ = ["Activation", "AffineLayer", "LayerKind", "LayerReading", "read_layers"]
+__all__ = ["Activation", "AffineLayer", "LayerKind", "LayerReading", "read_layers", "read_once"]
+
+_READ: ContextVar["dict[tuple[int, tuple[int, ...]], LayerReading] | None"] = ContextVar("_READ", default=None)
 
 
 class LayerKind(StrEnum):
@@ -106,7 +110,26 @@ def read_layers(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReadin
     Raises:
         InputError: the forward pass fails for ``[b, *input_shape]``, or its output is not ``[b, classes]``.
     """
-    trace = trace_forward(network, tuple(input_shape))
+    known, key = _READ.get(), (id(network), tuple(input_shape))
+    if known is None:
+        return _read(network, tuple(input_shape))
+    if key not in known:
+        known[key] = _read(network, tuple(input_shape))
+    return known[key]
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Within it a network is read once for each shape of its inputs: nobody may change it there, or let it go."""
+    before = _READ.set({})
+    try:
+        yield
+    finally:
+        _READ.reset(before)
+
+
+def _read(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReading:
+    trace = trace_forward(network, input_shape)
     flow = Flow(trace)
     calls = flow.calls
     layer_calls: dict[str, list[Call]] = {}
