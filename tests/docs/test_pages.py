@@ -62,6 +62,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def test_every_page_of_the_docs_is_on_their_first_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#]+)", index.read_text("utf8"))}
+    assert set((ROOT / "docs").rglob("*.md")) - {index} <= linked
+
+
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("example_*.py")), ids=lambda path: path.name)
 def test_examples_run(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(example), run_name="__main__")

@@ -169,5 +169,8 @@ def _outputs(network: nn.Module, inputs: Tensor) -> int:
         ) from error
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         found = f"shape {list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise InputError(f"The network should return one tensor [b, classes] of logits; found {found}.")
+        raise InputError(
+            f"The network should return one tensor [b, classes] of logits; found {found}: wrap it in a module that "
+            "does."
+        )
     return int(outputs.shape[1])
