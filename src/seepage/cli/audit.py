@@ -81,7 +81,8 @@ def audit(
         attack=build_attack(attack, budget=parse_budget(budget), layer=layer), threat_model=parse_knowledge(knows),
         batch_size=batch_size, batches=batches, seed=seed, dtype=getattr(torch, dtype.value), device=place,
     )  # fmt: skip
-    raise typer.Exit(carry_out(plan, out, redact=redact, threshold=threshold, budget=budget, weights=weights))
+    code = carry_out(plan, out, redact=redact, threshold=threshold, budget=budget, weights=weights, attack=attack)
+    raise typer.Exit(code)
 
 
 def demo(

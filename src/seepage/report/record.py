@@ -22,6 +22,7 @@ _ROWS = {
     "dtype": "precision",
     "versions": "versions",
     "network": "network",
+    "network_sha256": "SHA-256 of its parameters",
     "weights": "weights",
     "input_shape": "shape of one input",
     "classes": "classes",
@@ -42,7 +43,7 @@ _ROWS = {
     "cells": "settings and seeds",
     "plan": "plan",
 }
-_OPTIONAL = ("weights", "layer", "budget", "cells", "plan")  # rows that stand only where they say something
+_OPTIONAL = ("network_sha256", "weights", "layer", "budget", "cells", "plan")  # stand only where they say something
 
 
 def read_record(path: Path) -> dict[str, Any]:
