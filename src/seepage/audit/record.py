@@ -17,7 +17,7 @@ from seepage.audit.findings import Finding
 from seepage.audit.run import Audit
 from seepage.types import ThreatModel
 
-__all__ = ["Verdict", "record", "verdict"]
+__all__ = ["Verdict", "attack_sha256", "record", "verdict"]
 
 
 class Verdict(enum.IntEnum):
@@ -79,7 +79,7 @@ def record(audit: Audit, *, command: str, budget: str, weights: str | None, atta
         "threat_model": threat.name,
         "knowledge": _knowledge(threat),
         "attacks": [audit.attack.name],
-        "attack_sha256": _attack_sha256(attack),
+        "attack_sha256": attack_sha256(attack),
         "layer": getattr(audit.attack, "layer", None),
         "budget": budget,
         "batch_size": audit.batch_size,
@@ -92,7 +92,7 @@ def record(audit: Audit, *, command: str, budget: str, weights: str | None, atta
     }
 
 
-def _attack_sha256(spec: str) -> str | None:
+def attack_sha256(spec: str) -> str | None:
     """Of the file behind ``git:FILE`` or ``git:FILE+ig``: an attack network that was trained anew is another one."""
     if not spec.startswith("git:"):
         return None

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
-from seepage.audit.record import Verdict, verdict
+from seepage.audit.record import Verdict, attack_sha256, verdict
 from seepage.audit.sweeps.cell import Shard, shards_of
 from seepage.audit.sweeps.engines import Engine
 from seepage.audit.sweeps.plan import Plan, has_place, read_plan
@@ -89,6 +89,7 @@ def sweep_record(plan: Plan, *, findings: int) -> dict[str, Any]:
         "classes": dataset.classes,
         "weights": cell.weights or None,
         "weights_sha256": weights,
+        "attacks_sha256": {one: attack_sha256(one) for one in sorted({cell.attack for cell in plan.cells})},
         "machine": f"{platform.machine()}, {platform.system()}",
         "versions": versions(),
     }

@@ -170,3 +170,12 @@ def test_a_sweep_that_was_killed_before_its_first_shard_is_in_nobodys_way(tmp_pa
     kept.write(shard, run_shard(shard))
     with pytest.raises(InputError, match="differs in data"):
         SweepFolder.open(tmp_path, {"data": "digits"})
+
+
+def test_another_attack_network_of_the_same_name_is_another_sweep_and_one_more_attack_is_not(tmp_path: Path) -> None:
+    before = SweepFolder.open(tmp_path, {"attacks_sha256": {"git:a": "1", "spear": None}})
+    (shard,) = shards_of(cell(), size=1)
+    before.write(shard, run_shard(shard))
+    SweepFolder.open(tmp_path, {"attacks_sha256": {"git:a": "1", "git:b": "2", "spear": None}})
+    with pytest.raises(InputError, match="differs in git:a"):
+        SweepFolder.open(tmp_path, {"attacks_sha256": {"git:a": "3"}})
