@@ -12,7 +12,7 @@ from label_options import Keep, arguments, run
 from label_tables import Row, add, draws, mean_rows, no_sums, observe, score, table
 from torch import Tensor
 
-from seepage.attacks.labels.exact import search
+from seepage.attacks.labels.exact import reading
 from seepage.attacks.labels.exactlabels import ExactLabels
 from seepage.attacks.labels.ilrg import ILRG
 from seepage.attacks.labels.labelbaselines import UniformProbabilities
@@ -58,7 +58,7 @@ def sketched(keep: Keep) -> None:
             for inputs, labels in draws((x, y), 64, 2, index, 0.0):
                 seen = observe(net, inputs, labels, (x.amin(), x.amax()), known=True)
                 add(sums, "exact", score(ExactLabels(), seen, labels))
-                with patch.object(search, "_leading", _all_of_them):
+                with patch.object(reading, "_leading", _all_of_them):
                     add(sums, "exact, all singular values", score(ExactLabels(), seen, labels))
         keep(mean_rows(f"What a sketch saves: synthetic C=1000, m={width}, K=64", sums, 5, 2))
 

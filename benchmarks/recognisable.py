@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from seepage.audit.recognition import details, identified, recognisable_rows
+from seepage.audit.scores.recognition import details, identified, recognisable_rows
 from seepage.data.sources import Dataset, load_dataset
 from seepage.metrics import match, recognisable_images
 

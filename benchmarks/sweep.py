@@ -22,7 +22,7 @@ import torch
 
 from seepage.audit.findings import Finding
 from seepage.audit.findingsfile import read_findings
-from seepage.audit.sweep import TIMES, canonical_digest
+from seepage.audit.sweeps.sweep import TIMES, canonical_digest
 
 RESULTS = Path(__file__).parent / "results" / "sweep.md"
 KILLS = 3
@@ -173,7 +173,7 @@ def local_slurm(arguments: list[str]) -> None:
     """``seepage sweep --engine slurm`` with submitit's local executor in the place of Slurm's."""
     import submitit
 
-    from seepage.audit import slurmengine
+    from seepage.audit.sweeps import slurmengine
     from seepage.cli import main as seepage
 
     slurmengine.slurm_executor = lambda folder: submitit.LocalExecutor(folder=folder)

@@ -349,3 +349,12 @@ def test_a_wrong_option_leaves_no_folder_that_the_right_one_trips_over(tmp_path:
     assert not (tmp_path / "run").exists()
     assert seepage(*plan) == 1
     assert seepage(*plan, "--batches", "2") == 2  # this one holds a finding: nothing is lost
+
+
+def test_other_weights_of_the_same_name_are_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A gate that is asked again after training would otherwise show the verdict on the weights before."""
+    file = tmp_path / "w.safetensors"
+    for seed, code in ((0, 1), (0, 1), (1, 2)):
+        save_weights(build_network("mlp:100", input_shape=(1, 8, 8), classes=10, seed=seed), file)
+        assert audit(tmp_path, "--batch-size", "2", "--weights", str(file)) == code
+    assert "it differs in network_sha256" in capsys.readouterr().err

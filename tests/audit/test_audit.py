@@ -14,8 +14,8 @@ from seepage.audit.findingsfile import findings_schema, read_findings, write_fin
 from seepage.audit.folder import RunFolder
 from seepage.audit.record import Verdict, record, verdict
 from seepage.audit.run import Audit
-from seepage.audit.scoring import score
-from seepage.audit.sweep import SweepFolder
+from seepage.audit.scores.scoring import score
+from seepage.audit.sweeps.sweep import SweepFolder
 from seepage.cli.show import finding_line
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError
@@ -153,7 +153,7 @@ def test_certified_examples_that_the_batch_never_held_are_counted(found: list[Fi
     assert count([wrong]).wrong == 2
     silent = changed(wrong, scores={"exact": [False] * wrong.batch_size}, control=PASSED)
     assert verdict([silent], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
-    assert summarize([silent], batches=1).counts.wrong == sum(silent.certified)
+    assert summarize([silent]).counts.wrong == sum(silent.certified)
 
 
 def test_a_table_is_scored_by_column(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import torch
 from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
 from seepage.audit.captured import CapturedAudit
+from seepage.audit.captures.noisecontrol import control_on_noise
+from seepage.audit.captures.observed import observe
 from seepage.audit.catalogue import build_attack
 from seepage.audit.gate import LeakGate
-from seepage.audit.noisecontrol import control_on_noise
-from seepage.audit.observed import observe
 from seepage.audit.record import Verdict
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD

@@ -93,7 +93,7 @@ def test_a_planted_failing_attack_is_inconclusive(plant: Plant) -> None:
         assert finding.control is not None
         assert not finding.control.passed
     assert verdict(findings, batches=2, threshold=0.0) is Verdict.INCONCLUSIVE
-    assert summarize(findings, batches=2).verdict is Said.INCONCLUSIVE
+    assert summarize(findings).verdict is Said.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("change", [{"defenses": (Silence(),)}, {"rule": ZeroRule()}, {"batch_size": 90, "seed": 2}])
@@ -121,7 +121,7 @@ def test_a_failure_that_overlooks_rows_of_the_update_is_inconclusive_although_th
     assert finding.overlooked == 1
     assert verdict([finding], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE
     assert verdict([finding], batches=1, threshold=1 / 60) is Verdict.NOTHING_LEAKED
-    assert summarize([finding], batches=1).verdict is Said.INCONCLUSIVE
+    assert summarize([finding]).verdict is Said.INCONCLUSIVE
 
 
 def test_a_search_that_fails_takes_the_row_and_that_is_a_leak() -> None:

@@ -8,9 +8,9 @@ from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import ATTACKS, build_attack
 from seepage.audit.findings import ControlCase, Finding
 from seepage.audit.labelcatalogue import LABEL_ATTACKS
-from seepage.audit.labelscoring import certified_examples, label_numbers
 from seepage.audit.record import Verdict, verdict
 from seepage.audit.run import Audit
+from seepage.audit.scores.labelscoring import certified_examples, label_numbers
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD

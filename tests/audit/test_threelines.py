@@ -172,8 +172,8 @@ def test_pictures_and_numbers_that_come_out_nearly_are_exposed() -> None:
     [
         ({"network": lambda x: x}, "`network` should be a torch.nn.Module; found function"),
         ({"network": nn.LazyLinear(5)}, "found lazy ones"),
-        ({"defenses": "noise:0.1"}, "found the text 'noise:0.1'"),
-        ({"seed": -1}, "`seed` should be at least 0; found -1"),
+        ({"defenses": "noise:0.1"}, "`defenses` should be a list of defenses; found 'noise:0.1'"),
+        ({"seed": -1}, "`seed` should be a whole number, at least 0; found -1"),
     ],
 )
 def test_what_is_none_of_it_is_said_by_its_name(changed: dict[str, object], said: str) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 import seepage
 from seepage.attacks.auto import Auto
 from seepage.attacks.matching import ig
+from seepage.attacks.spear import SPEAR
 from seepage.audit.preflight import inspect_network
 from seepage.audit.record import Verdict
 from seepage.data.sources import draw_batch, load_dataset
+from seepage.errors import InputError
 from seepage.types import ThreatModel
 
 PHOTOS = load_dataset("photos")
@@ -105,3 +108,40 @@ def test_what_is_not_understood_is_named_and_leaves_silence_inconclusive() -> No
     assert ran.finding.unread == ["W1"]
     assert ran.verdict is Verdict.INCONCLUSIVE
     assert inspect_network(made(Opaque), input_shape=PHOTOS.input_shape, classes=2).reading.unaccounted == ("W1",)
+
+
+class InPlace(nn.Module):
+    """Scales its input where it lies, as code that saves memory does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = modules()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.mul_(2.0))
+
+
+@pytest.mark.parametrize("rule", ["fedsgd", "fedavg:lr=0.01", "dpsgd:clip=1e9,noise=0"])
+def test_a_network_that_works_in_place_changes_no_batch_and_no_score(rule: str) -> None:
+    torch.manual_seed(0)
+    inputs, labels = batch_of(4)
+    before = inputs.clone()
+    found = seepage.audit(InPlace(), (inputs, labels), rule=rule, seconds=5).finding
+    assert torch.equal(inputs, before)
+    assert found.exact_examples == 4
+    assert found.wrong_certified == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"attack": SPEAR}, "`attack` should be .* found the class SPEAR"),
+        ({"rule": None}, "`rule` should be .* found NoneType"),
+        ({"defenses": [3]}, "`defenses` should be .* found int"),
+        ({"threat_model": "batch-size"}, "`threat_model` should be a ThreatModel"),
+        ({"seed": 1.5}, "`seed` should be a whole number"),
+    ],
+)
+def test_what_is_handed_over_in_place_of_something_else_is_named(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        seepage.audit(modules(), batch_of(2), **options)

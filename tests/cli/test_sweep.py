@@ -30,7 +30,10 @@ TALLY = Tally(
 
 def printed(*rows: Tally) -> str:
     text = io.StringIO()
-    Console(width=80, file=text).print(_table(rows))
+    shared, table = _table(rows)
+    console = Console(width=80, file=text)
+    console.print(shared)
+    console.print(table)
     return text.getvalue()
 
 

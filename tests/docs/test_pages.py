@@ -3,13 +3,14 @@
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+import typer
 
 from seepage.audit.catalogue import ATTACKS
 from seepage.cli import app
@@ -29,14 +30,25 @@ def test_the_help_in_the_readme_is_that_of_the_program() -> None:
     assert said.strip() in README
 
 
-@pytest.mark.parametrize(
-    "command", ["attack", "audit", "demo", "diff", "frontier", "gate", "inspect", "report", "schema", "score", "sweep"]
-)
-def test_every_option_in_the_readme_exists(command: str) -> None:
-    known = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
-    for line in re.findall(rf"^seepage {command} .*$", README, flags=re.MULTILINE):
-        for option in re.findall(r"--[a-z-]+", line):
-            assert option in known, line
+def commands_of(page: Path) -> list[str]:
+    """What stands in blocks of code, or in a sentence with an option or a file, as a command to type."""
+    text = page.read_text(encoding="utf8")
+    inline = re.findall(r"`(seepage [a-z]+ [^`]*[-/.][^`]*)`", text)
+    return [*re.findall(r"^(seepage [a-z].*)$", text, re.MULTILINE), *inline]
+
+
+TYPED = [page for page in PAGES if page.name != "CHANGELOG.md" and commands_of(page)]
+
+
+@pytest.mark.parametrize("page", TYPED, ids=lambda page: page.name)
+def test_commands_on_the_pages_can_be_typed(page: Path) -> None:
+    """Names of commands and options, values out of range, and options that are needed; nothing is run."""
+    for line in commands_of(page):
+        command, words = typer.main.get_command(app), shlex.split(line, comments=True)[1:]
+        while hasattr(command, "commands"):
+            assert words[0] in command.commands, line
+            command = command.commands[words.pop(0)]
+        command.make_context(line, words)
 
 
 def test_every_attack_is_in_the_catalogue_of_the_readme() -> None:
@@ -48,6 +60,12 @@ def test_every_attack_is_in_the_catalogue_of_the_readme() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf8")):
         assert (page.parent / target).exists(), target
+
+
+def test_every_page_of_the_docs_is_on_their_first_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#]+)", index.read_text("utf8"))}
+    assert set((ROOT / "docs").rglob("*.md")) - {index} <= linked
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("example_*.py")), ids=lambda path: path.name)

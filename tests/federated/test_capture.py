@@ -217,3 +217,17 @@ def test_without_the_state_sent_out_nothing_is_judged() -> None:
 def test_what_is_known_of_a_client_is_checked_before_its_round(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         Known(**{"client": "site", **wrong})
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of torch's own modules
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["data-parallel", "compiled"])
+def test_of_a_wrapper_the_network_within_is_captured(wrap: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
+    network, batch = client()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    wrapped = wrap(network)
+    with capture_steps(optimizer, wrapped, BundleFolder(tmp_path / "steps"), known=KNOWN):
+        train(network, batch, optimizer)
+    with capture_round(optimizer, wrapped, BundleFolder(tmp_path / "round"), known=KNOWN):
+        train(network, batch, optimizer)
+    for (path,) in (list((tmp_path / word).iterdir()) for word in ("steps", "round")):
+        assert set(read_capture(path).before) == set(network.state_dict())

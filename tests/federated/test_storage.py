@@ -215,3 +215,18 @@ def test_a_truth_is_no_bundle_and_a_bundle_no_truth(tmp_path: Path) -> None:
 def test_a_client_is_not_named() -> None:
     assert client_digest("a", salt="1") != client_digest("a", salt="2")
     assert len(client_digest("a")) == 16
+
+
+@pytest.mark.parametrize("name", ["blocks.stage one.fc/α", "层.0"])
+def test_names_as_people_give_them_come_back(name: str, tmp_path: Path) -> None:
+    header = CaptureHeader(kind=UpdateKind.GRADIENT, sign=Sign.UPHILL)
+    write_capture(tmp_path / "b", Capture(header=header, update={name: torch.ones(2)}))
+    assert set(read_capture(tmp_path / "b").update) == {name}
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\u202eb", "x" * 600])
+def test_a_name_that_would_not_be_read_back_is_not_written(name: str, tmp_path: Path) -> None:
+    header = CaptureHeader(kind=UpdateKind.GRADIENT, sign=Sign.UPHILL)
+    with pytest.raises(InputError, match="printable characters"):
+        write_capture(tmp_path / "b", Capture(header=header, update={name: torch.ones(2)}))
+    assert not list(tmp_path.iterdir())

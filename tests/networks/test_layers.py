@@ -9,7 +9,9 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from seepage.errors import InputError
-from seepage.networks.layers import Activation, LayerKind, LayerReading, read_layers
+from seepage.networks import layers
+from seepage.networks.layers import Activation, LayerKind, LayerReading, read_layers, read_once
+from seepage.networks.tracing import trace_forward
 from seepage.networks.zoo import build_network
 
 
@@ -371,3 +373,14 @@ def test_an_output_without_classes_is_refused(network: nn.Module) -> None:
 def test_an_unknown_layer_is_refused_listing_the_known() -> None:
     with pytest.raises(InputError, match=r"first, middle, last\); found `fc`"):
         read_layers(Functional(), (2, 4)).layer("fc")
+
+
+def test_a_network_that_nobody_changes_can_be_read_once_for_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, passes = sequence(nn.Flatten(), nn.Linear(64, 10)), list[int]()
+    monkeypatch.setattr(layers, "trace_forward", lambda *of: passes.append(1) or trace_forward(*of))
+    with read_once():
+        assert read_layers(network, (1, 8, 8)) is read_layers(network, (1, 8, 8))
+        read_layers(network, (64,))
+    assert len(passes) == 2
+    read_layers(network, (1, 8, 8))
+    assert len(passes) == 3

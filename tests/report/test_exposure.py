@@ -45,7 +45,9 @@ def test_an_example_that_two_attacks_find_counts_once(finding: Make) -> None:
 def test_why_is_said_of_examples_that_one_unit_gives_away(finding: Make) -> None:
     text = " ".join(exposure([partly(finding)], class_names=[], redact=True).sentences)
     assert "2 of 4 examples switch on a unit of the attacked layer that no other example" in text
-    assert "Of such examples, 1 came out exactly. Example 1 of batch 0 has the most such units, 3." in text
+    assert (
+        "Of such examples, 1 came out exactly or recognisably. Example 1 of batch 0 has the most such units, 3." in text
+    )
     assert "misses such examples" in text
 
 
@@ -67,3 +69,10 @@ def test_a_redacted_page_names_no_class_and_counts_none(finding: Make, make_run:
     assert "Who is most exposed" in redacted
     assert "exposed class" not in redacted
     assert "class-alpha" not in redacted
+
+
+def test_what_came_out_recognisably_was_not_missed(finding: Make) -> None:
+    scores = {"exact": [False] * 4, "recognisable": [True] * 4, "psnr": [40.0] * 4, "units_alone": [3, 0, 1, 0]}
+    text = " ".join(exposure([partly(finding, scores=scores)], class_names=[], redact=True).sentences)
+    assert "Of such examples, 2 came out exactly or recognisably." in text
+    assert "misses such examples" not in text

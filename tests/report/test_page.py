@@ -90,7 +90,7 @@ def test_strings_from_files_are_escaped_wherever_they_stand(
     missing = finding(batch=4, attack="e", artifact=f"{evil}.safetensors".replace("/", ""))
     run = make_run(
         *(shown, table, refused, broken, missing),
-        **{"class_names": [evil, evil], "command": evil, "data": evil, "normalize": evil, "theory": {evil: evil}},
+        **{"class_names": [evil, evil], "command": evil, "data": evil, "normalize": evil},
         knowledge=[[evil, True, evil]],
         versions={evil: evil},
     )
@@ -251,3 +251,51 @@ def test_the_same_run_gives_the_same_page(finding: Make, make_run: MakeRun, pict
 
 def test_an_unfinished_run_says_so(finding: Make, make_run: MakeRun) -> None:
     assert "This run was not finished" in page(make_run(finding(), complete=False, batches=2))
+
+
+SILENT: dict[str, Any] = {
+    "outcome": "failed",
+    "certified": [],
+    "scores": {},
+    "control": {
+        "batch_size": 1,
+        "rule": "fedsgd",
+        "outcome": "exact",
+        "exact": 1,
+        "recovered": 1,
+        "passed": True,
+        "reason": "",
+        "seconds": 0.1,
+    },
+}
+
+
+def test_a_sweep_says_beside_each_batch_which_setting_it_is_of(finding: Make, make_run: MakeRun) -> None:
+    rows = [finding(network=network, seed=seed, batch=0) for network in ("mlp:8", "mlp:9") for seed in (0, 1)]
+    text = page(make_run(*rows, plan="[plan]", findings=4, cells=4))
+    assert "spear against mlp:8, mlp:9" in text
+    assert "Setting by setting" in text
+    assert "Batch 0, mlp:9, seed 1:" in text
+    assert "No pictures were recorded" not in text
+    assert "<code>[plan]</code>" in text
+    assert not re.search(r'<th scope="row">batch size</th>', text)
+
+
+def test_one_setting_has_no_table_of_settings(finding: Make, make_run: MakeRun) -> None:
+    text = page(make_run(finding(), finding(batch=1), finding(batch=1, attack="other")))
+    assert "Setting by setting" not in text
+    assert "Batch 1, other:" in text
+
+
+@pytest.mark.parametrize("record", [{"findings": 3, "plan": "", "cells": 3}, {"batches": 3}])
+def test_a_run_cut_short_in_silence_was_not_audited(record: dict[str, Any], finding: Make, make_run: MakeRun) -> None:
+    """A sweep's rows are counted one by one: its batches have the same number in every setting."""
+    rows = [finding(**SILENT), finding(**SILENT, **({"network": "mlp:9"} if "plan" in record else {"batch": 1}))]
+    text = page(make_run(*rows, complete=False, **record))
+    assert "Could not be audited" in text
+    assert "1 was not reached" in text
+
+
+def test_where_nothing_was_attacked_no_example_is_counted_as_kept(finding: Make, make_run: MakeRun) -> None:
+    text = page(make_run(finding(outcome=None, obstacles=["no layer"], certified=[], scores={})))
+    assert "0 of 0" not in re.sub("<[^>]*>", "", text)

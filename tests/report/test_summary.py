@@ -90,7 +90,7 @@ def test_silence_in_one_batch_does_not_speak_for_another(finding: Make, changes:
 
 
 def test_batches_that_were_not_reached_are_not_audited(finding: Make) -> None:
-    summary = summarize([finding(**NOTHING)], batches=3)
+    summary = summarize([finding(**NOTHING)], missing=2)
     assert summary.verdict is Verdict.NOT_AUDITED
     assert "2 were not reached" in summary.sentences[0]
 

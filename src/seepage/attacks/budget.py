@@ -17,7 +17,7 @@ class Budget:
     def __post_init__(self) -> None:
         for word in ("samples", "seconds"):
             value = getattr(self, word)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # NaN neither
                 raise ValueError(f"`{word}` should be positive; found {value}.")
 
     def spent(self, samples: int, seconds: float) -> bool:

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from seepage.attacks.auto import Auto
-from seepage.audit.attacked import Attacked
-from seepage.audit.claimed import Guess
+from seepage.audit.captures.attacked import Attacked
+from seepage.audit.captures.claimed import Guess
+from seepage.audit.captures.noisecontrol import control_on_noise
+from seepage.audit.captures.observed import observe
 from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
-from seepage.audit.noisecontrol import control_on_noise
-from seepage.audit.observed import observe
 from seepage.audit.unread import unread_parameters
 from seepage.federated.storage import Capture
 from seepage.types import (

@@ -1,5 +1,6 @@
 """What can be said of a network before any data is seen."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_inp
 from seepage.attacks.labels.lastlayer import label_obstacles
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
-from seepage.networks.layers import AffineLayer, LayerKind, LayerReading, read_layers
+from seepage.networks.layers import AffineLayer, LayerKind, LayerReading, read_layers, read_once
 from seepage.types import PrivateBatch, ThreatModel
 
 __all__ = ["Preflight", "inspect_network"]
@@ -59,21 +60,19 @@ def inspect_network(network: nn.Module, *, input_shape: tuple[int, ...], classes
     noise = PrivateBatch(
         inputs=torch.randn(2, *input_shape, generator=generator), labels=torch.tensor([0, classes - 1])
     )
-    rule = FedSGD()
+    rule, network = FedSGD(), copy.deepcopy(network).float()  # as an audit takes weights of half precision
     try:
         update = rule(network, noise, generator)
     except RuntimeError as error:
         raise InputError(f"The network should take inputs of shape {list(input_shape)}; found: {error}.") from error
     observation = ThreatModel().view(network=network, update=update, batch=noise, rule=rule, classes=classes)
-    unlabelled = label_obstacles(observation, examples=False)
-    obstacles = []
-    for layer in reading.layers:
-        found = find_relu_layer(observation, layer.name)
-        obstacles.append(None if isinstance(found, AttackedLayer) else found[0].reason)
-    first = find_input_layer(observation)
+    with read_once():
+        unlabelled = label_obstacles(observation, examples=False)
+        found = [find_relu_layer(observation, layer.name) for layer in reading.layers]
+        first = find_input_layer(observation)
     return Preflight(
         reading=reading,
-        obstacles=tuple(obstacles),
+        obstacles=tuple(None if isinstance(one, AttackedLayer) else one[0].reason for one in found),
         spanned=reading.layer(first.name) if isinstance(first, AttackedLayer) and not first.relu else None,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         classes=classes,

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from seepage.audit.scoring import Scored, score
+from seepage.audit.scores.scoring import Scored, score
 from seepage.data.normalization import make_normalization
 from seepage.data.sources import Dataset, InputKind
 from seepage.errors import InputError

@@ -1,19 +1,23 @@
 """What a run's folder says of how it was made, and what the exit code says of how it ended."""
 
 import enum
+import hashlib
+import json
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
 from seepage.audit.run import Audit
 from seepage.types import ThreatModel
 
-__all__ = ["Verdict", "record", "verdict"]
+__all__ = ["Verdict", "attack_sha256", "record", "verdict"]
 
 
 class Verdict(enum.IntEnum):
@@ -42,14 +46,15 @@ def verdict(findings: Sequence[Finding], *, batches: int, threshold: float) -> V
     return Verdict.NOTHING_LEAKED if all(finding.settles(threshold) for finding in findings) else Verdict.INCONCLUSIVE
 
 
-def record(audit: Audit, *, command: str, budget: str, weights: str | None) -> dict[str, Any]:
-    """``run.json``: everything that decided the run, as plain values.
+def record(audit: Audit, *, command: str, budget: str, weights: str | None, attack: str = "") -> dict[str, Any]:
+    """``run.json``: everything that decided the run, as plain values; of networks and files what is in them.
 
     Args:
         audit: the run.
         command: the command line that repeats it.
         budget: of each batch, as the user wrote it.
         weights: the weights file, if one was loaded.
+        attack: as the user wrote it.
     """
     dataset, threat = audit.dataset, audit.threat_model
     return {
@@ -58,6 +63,7 @@ def record(audit: Audit, *, command: str, budget: str, weights: str | None) -> d
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": audit.seed,
         "network": audit.network_name,
+        "network_sha256": _state_sha256(audit.network),
         "weights": weights,
         "input_shape": list(dataset.input_shape),
         "classes": dataset.classes,
@@ -73,6 +79,7 @@ def record(audit: Audit, *, command: str, budget: str, weights: str | None) -> d
         "threat_model": threat.name,
         "knowledge": _knowledge(threat),
         "attacks": [audit.attack.name],
+        "attack_sha256": attack_sha256(attack),
         "layer": getattr(audit.attack, "layer", None),
         "budget": budget,
         "batch_size": audit.batch_size,
@@ -83,6 +90,24 @@ def record(audit: Audit, *, command: str, budget: str, weights: str | None) -> d
         "machine": f"{platform.machine()}, {platform.system()}",
         "versions": versions(),
     }
+
+
+def attack_sha256(spec: str) -> str | None:
+    """Of the file behind ``git:FILE`` or ``git:FILE+ig``: an attack network that was trained anew is another one."""
+    if not spec.startswith("git:"):
+        return None
+    text = spec.removeprefix("git:")
+    file = next((Path(one) for one in (text, text.rpartition("+")[0]) if Path(one).is_file()), None)
+    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _state_sha256(network: nn.Module) -> str:
+    """Over the names, kinds, shapes and numbers of all parameters and buffers: another start is another run."""
+    digest = hashlib.sha256()
+    for name, value in (*network.named_parameters(), *network.named_buffers()):
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _knowledge(threat: ThreatModel) -> list[list[str | bool]]:

@@ -4,6 +4,7 @@ import copy
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from seepage.audit.run import Audit
 from seepage.data.normalization import make_normalization
 from seepage.data.sources import Dataset, InputKind, draw_batch
 from seepage.errors import InputError
+from seepage.networks.auditable import auditable
 from seepage.types import Attack, Defense, PrivateBatch, ThreatModel, UpdateRule
 
 __all__ = ["Findings", "audit_batch"]
@@ -92,7 +94,8 @@ def audit_batch(
     Raises:
         InputError: a name is not known, or network and batch do not fit.
     """
-    _refuse_misfits(network, defenses, seed)
+    network = auditable(network)
+    _refuse_misfits(rule, defenses, attack, threat_model, seed)
     private = batch if isinstance(batch, PrivateBatch) else _batch_of(batch)
     dataset = _dataset_of(private, _outputs(network, private.inputs) if classes is None else classes)
     audit = Audit(
@@ -127,15 +130,21 @@ def _dataset_of(batch: PrivateBatch, classes: int) -> Dataset:
     )
 
 
-def _refuse_misfits(network: object, defenses: object, seed: int) -> None:
-    if not isinstance(network, nn.Module):
-        raise InputError(f"`network` should be a torch.nn.Module; found {type(network).__name__}.")
-    if any(isinstance(one, nn.parameter.UninitializedParameter) for one in network.parameters()):
-        raise InputError("`network` should have all its parameters; found lazy ones: call it on a batch first.")
-    if isinstance(defenses, str):
-        raise InputError(f"`defenses` should be a list of defenses; found the text {defenses!r}.")
-    if seed < 0:
-        raise InputError(f"`seed` should be at least 0; found {seed}.")
+def _refuse_misfits(rule: object, defenses: object, attack: object, threat_model: object, seed: object) -> None:
+    if isinstance(defenses, str) or not isinstance(defenses, Sequence):
+        raise InputError(f"`defenses` should be a list of defenses; found {defenses!r}.")
+    for word, given, kind in (
+        ("rule", rule, UpdateRule),
+        ("attack", attack, Attack),
+        *(("defenses", one, Defense) for one in defenses),
+    ):
+        if isinstance(given, type) or not isinstance(given, str | kind):
+            found = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+            raise InputError(f"`{word}` should be a name or an instance of {kind.__name__}; found {found}.")
+    if not isinstance(threat_model, ThreatModel | None):
+        raise InputError(f"`threat_model` should be a ThreatModel; found {threat_model!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise InputError(f"`seed` should be a whole number, at least 0; found {seed!r}.")
 
 
 def _batch_of(batch: tuple[Tensor, Tensor]) -> PrivateBatch:
@@ -152,7 +161,7 @@ def _outputs(network: nn.Module, inputs: Tensor) -> int:
     probe = copy.deepcopy(network).eval()
     try:
         with torch.no_grad():
-            outputs = probe(inputs[:1])
+            outputs = probe(inputs[:1].clone())  # it may work in place
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
@@ -160,5 +169,8 @@ def _outputs(network: nn.Module, inputs: Tensor) -> int:
         ) from error
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         found = f"shape {list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise InputError(f"The network should return one tensor [b, classes] of logits; found {found}.")
+        raise InputError(
+            f"The network should return one tensor [b, classes] of logits; found {found}: wrap it in a module that "
+            "does."
+        )
     return int(outputs.shape[1])

@@ -33,7 +33,6 @@ from seepage.cli.show import out as console
 from seepage.cli.sweep import sweep
 from seepage.cli.train import train
 from seepage.errors import InputError, SeepageError
-from seepage.networks.weights import load_weights
 from seepage.networks.zoo import build_network
 from seepage.report.html import write_report
 
@@ -71,9 +70,7 @@ def inspect(
 ) -> None:
     """List a network's layers, which of them give examples away, up to what batch size, and at what cost. No data."""
     shape, told = parse_shape(input_shape), build_rule(rule)
-    built = build_network(network, input_shape=shape, classes=classes, seed=seed)
-    if weights is not None:
-        load_weights(built, weights)
+    built = build_network(network, input_shape=shape, classes=classes, seed=seed, weights=weights)
     found = inspect_network(built, input_shape=shape, classes=classes)
     print_layers(found)
     print_theory(found, batch_size)

@@ -38,8 +38,8 @@ from seepage.cli.options import (
     parse_knowledge,
     set_threads,
 )
+from seepage.cli.show import tell_cast
 from seepage.data.sources import load_dataset
-from seepage.networks.weights import load_weights
 from seepage.networks.zoo import build_network
 
 __all__ = ["audit", "demo"]
@@ -72,16 +72,17 @@ def audit(
     set_threads(threads)
     place = parse_device(device)
     dataset = load_dataset(data, normalize=normalize, target=target, size=size)
-    built = build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed)
-    if weights is not None:
-        load_weights(built, weights)
+    shape, classes = dataset.input_shape, dataset.classes
+    built = build_network(network, input_shape=shape, classes=classes, seed=seed, weights=weights)
+    tell_cast(built, getattr(torch, dtype.value))
     plan = Audit(
         network=built, network_name=network, dataset=dataset, rule=build_rule(rule),
         defenses=tuple(build_defense(text) for text in defense or ()),
         attack=build_attack(attack, budget=parse_budget(budget), layer=layer), threat_model=parse_knowledge(knows),
         batch_size=batch_size, batches=batches, seed=seed, dtype=getattr(torch, dtype.value), device=place,
     )  # fmt: skip
-    raise typer.Exit(carry_out(plan, out, redact=redact, threshold=threshold, budget=budget, weights=weights))
+    code = carry_out(plan, out, redact=redact, threshold=threshold, budget=budget, weights=weights, attack=attack)
+    raise typer.Exit(code)
 
 
 def demo(

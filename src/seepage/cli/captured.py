@@ -1,5 +1,6 @@
 """``seepage attack``: a captured update is attacked without the truth."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +8,8 @@ import torch
 import typer
 from torch import nn
 
-from seepage.audit.attacked import Attacked
 from seepage.audit.captured import CapturedAudit
+from seepage.audit.captures.attacked import Attacked
 from seepage.audit.catalogue import ATTACKS, build_attack, build_rule
 from seepage.audit.reconstructions import write_reconstruction
 from seepage.cli.options import (
@@ -28,7 +29,6 @@ from seepage.cli.writing import make_folder, write_text
 from seepage.data.normalization import Normalization, make_normalization
 from seepage.errors import InputError, readable
 from seepage.federated.storage import Capture, CaptureHeader, Sign, UpdateKind, read_capture
-from seepage.networks.weights import load_weights
 from seepage.networks.zoo import build_network
 from seepage.report.sheet import write_sheet
 from seepage.types import UpdateRule
@@ -84,16 +84,14 @@ def attack(
     set_threads(threads)
     method = build_attack(attack_name, budget=parse_budget(budget), layer=layer)
     stated = build_rule(rule) if rule is not None else None
-    bundle = _bundle(update, before=before, after=after, lr=lr, local_steps=local_steps)
+    bundle = _bundle(update, weights, stated, before=before, after=after, lr=lr, local_steps=local_steps)
     shape, count = _sizes(bundle, input_shape, classes)
-    built = build_network(network, input_shape=shape, classes=count, seed=seed)
+    built = build_network(network, input_shape=shape, classes=count, seed=seed, weights=before or weights)
     scaling = _scaling(normalize, shape)
     make_folder(out)
     if bundle is None:
-        header = _pair_header(stated, before=before, after=after, lr=lr, steps=local_steps)
-        bundle = _pair(built, network, shape, count, header, before=before, after=after)
-    else:
-        _load_weights(built, bundle, weights)
+        later = build_network(network, input_shape=shape, classes=count, seed=seed, weights=after)
+        bundle = _pair(built, later, stated, lr=lr, steps=local_steps)
     audit = CapturedAudit(network=built, input_shape=shape, classes=count, attack=method, seed=seed, rule=stated)
     capture, source = _announced(bundle, batch_size), readable(str(update if update is not None else after))
     with Watch(1) as watch:
@@ -103,11 +101,35 @@ def attack(
     raise typer.Exit(attacked.verdict(threshold))
 
 
-def _bundle(update: _File, **beside: Path | float | None) -> Capture | None:
-    if update is None:
-        return None
-    _refuse_besides_bundle(**beside)
-    return read_capture(update)
+def _bundle(
+    update: _File,
+    weights: _File,
+    stated: UpdateRule | None,
+    *,
+    before: _File,
+    after: _File,
+    lr: float | None,
+    local_steps: int | None,
+) -> Capture | None:
+    """The bundle; ``None`` for two files of weights and what led from one to the other. Never a mixture."""
+    if update is not None:
+        beside = {"--before": before, "--after": after, "--lr": lr, "--local-steps": local_steps}
+        found = ", ".join(word for word, value in beside.items() if value is not None)
+        if found:
+            raise InputError(f"`--update` should stand alone, the bundle says the rest; found {found} as well.")
+        bundle = read_capture(update)
+        if bool(bundle.before) == (weights is not None):
+            found = "both" if bundle.before else "neither"
+            raise InputError(f"The weights sent out should be in the bundle or in `--weights`; found {found}.")
+        return bundle
+    if before is None or after is None or (lr is None and stated is None) or not (lr is None or 0 < lr < math.inf):
+        raise InputError(
+            "Either `--update`, or `--before`, `--after` and a positive `--lr` (or `--rule`) should be given; "
+            f"found before {before}, after {after}, lr {lr}."
+        )
+    if weights is not None:
+        raise InputError("`--before` says what was sent out; found `--weights` as well.")
+    return None
 
 
 def _sizes(bundle: Capture | None, input_shape: str | None, classes: int | None) -> tuple[tuple[int, ...], int]:
@@ -122,41 +144,14 @@ def _sizes(bundle: Capture | None, input_shape: str | None, classes: int | None)
     return shape, classes
 
 
-def _refuse_besides_bundle(**given: Path | float | None) -> None:
-    found = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
-    if found:
-        raise InputError(f"`--update` should stand alone, the bundle says the rest; found {', '.join(found)} as well.")
-
-
-def _pair_header(
-    stated: UpdateRule | None, *, before: _File, after: _File, lr: float | None, steps: int | None
-) -> CaptureHeader:
-    if before is None or after is None or (lr is None and stated is None) or not (lr is None or 0 < lr < float("inf")):
-        raise InputError(
-            "Either `--update`, or `--before`, `--after` and a positive `--lr` (or `--rule`) should be given; "
-            f"found before {before}, after {after}, lr {lr}."
-        )
+def _pair(
+    before: nn.Module, after: nn.Module, stated: UpdateRule | None, *, lr: float | None, steps: int | None
+) -> Capture:
     word, steps = ("sgd", steps or 1) if stated is None else ("unknown", steps)
-    return CaptureHeader(
+    header = CaptureHeader(
         kind=UpdateKind.PAIR, sign=Sign.AFTER_MINUS_BEFORE, rule=word, learning_rate=lr, local_steps=steps
     )
-
-
-def _pair(
-    network: nn.Module,
-    spec: str,
-    shape: tuple[int, ...],
-    classes: int,
-    header: CaptureHeader,
-    *,
-    before: _File,
-    after: _File,
-) -> Capture:
-    later = build_network(spec, input_shape=shape, classes=classes, seed=0)
-    for one, file in ((network, before), (later, after)):
-        if file is not None:
-            load_weights(one, file)
-    return Capture(header=header, before=network.state_dict(), after=later.state_dict())
+    return Capture(header=header, before=before.state_dict(), after=after.state_dict())
 
 
 def _announced(capture: Capture, batch_size: int | None) -> Capture:
@@ -172,14 +167,6 @@ def _announced(capture: Capture, batch_size: int | None) -> Capture:
         after=capture.after,
         buffers=capture.buffers,
     )
-
-
-def _load_weights(network: nn.Module, bundle: Capture, weights: _File) -> None:
-    if bool(bundle.before) == (weights is not None):
-        found = "both" if bundle.before else "neither"
-        raise InputError(f"The weights sent out should be in the bundle or in `--weights`; found {found}.")
-    if weights is not None:
-        load_weights(network, weights)
 
 
 def _scaling(normalize: str, shape: tuple[int, ...]) -> Normalization:

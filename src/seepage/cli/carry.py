@@ -18,11 +18,20 @@ from seepage.report.html import write_report
 __all__ = ["carry_out"]
 
 
-def carry_out(plan: Audit, out: Path, *, redact: bool, threshold: float, budget: str, weights: Path | None) -> Verdict:
+def carry_out(
+    plan: Audit,
+    out: Path,
+    *,
+    redact: bool,
+    threshold: float,
+    budget: str,
+    weights: Path | None,
+    attack: str = "",
+) -> Verdict:
     """Run the plan into its folder, write the report whatever happened, and say how it ended."""
     command = readable(shlex.join(["seepage", *sys.argv[1:]]))
     loaded = None if weights is None else readable(str(weights))
-    described = record(plan, command=command, budget=budget, weights=loaded)
+    described = record(plan, command=command, budget=budget, weights=loaded, attack=attack)
     folder = RunFolder.open(out, described)
     if folder.done:
         err.print(f"Taking up the run in {out}: {len(folder.done)} of {plan.batches} batches are there.", markup=False)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from seepage.audit.engines import Engine, LocalPool
-from seepage.audit.rayengine import RayCluster
-from seepage.audit.slurmengine import SlurmJobs
+from seepage.audit.sweeps.engines import Engine, LocalPool
+from seepage.audit.sweeps.rayengine import RayCluster
+from seepage.audit.sweeps.slurmengine import SlurmJobs
 
 __all__ = ["EngineName", "EngineOption", "WorkersOption", "open_engine"]
 

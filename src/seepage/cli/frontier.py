@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from seepage.audit.cell import Cell, Shard, shards_of
-from seepage.audit.engines import Engine
-from seepage.audit.frontier import Axis, Bisection, Interval, Point, at, grouped, median_interval, read_axis
-from seepage.audit.frontier import recovered_share as share_of
-from seepage.audit.plan import Plan, read_plan
 from seepage.audit.record import Verdict
-from seepage.audit.sweep import SweepFolder
+from seepage.audit.sweeps.cell import Cell, Shard, shards_of
+from seepage.audit.sweeps.engines import Engine
+from seepage.audit.sweeps.frontier import Axis, Bisection, Interval, Point, at, grouped, median_interval, read_axis
+from seepage.audit.sweeps.frontier import recovered_share as share_of
+from seepage.audit.sweeps.plan import Plan, read_plan
+from seepage.audit.sweeps.sweep import SweepFolder
 from seepage.cli.engines import EngineName, EngineOption, WorkersOption, open_engine
 from seepage.cli.options import OutOption
 from seepage.cli.show import out as console

@@ -15,7 +15,7 @@ from seepage.audit.record import Verdict
 from seepage.cli.show import out as console
 from seepage.errors import InputError, readable
 from seepage.report.gatefiles import junit, sarif, title, write_text
-from seepage.report.record import planned_batches, read_record
+from seepage.report.record import missing_batches, read_record
 
 __all__ = ["diff", "gate"]
 
@@ -88,11 +88,8 @@ def _findings(run: Path) -> list[Finding]:
 
 def _unfinished(run: Path, findings: list[Finding]) -> str:
     """A run that was cut short has no finding for what it did not reach: the record knows."""
-    record = read_record(run / "run.json")
-    planned = record.get("findings") if isinstance(record.get("findings"), int) else planned_batches(record)
-    if isinstance(planned, int) and len(findings) < planned:
-        return f"{planned - len(findings)} of {planned} batches were not reached."
-    return ""
+    missing = missing_batches(read_record(run / "run.json"), findings)
+    return f"{missing} of {missing + len(findings)} batches were not reached." if missing else ""
 
 
 def _code(checks: list[Check], *, unfinished: bool) -> Verdict:

@@ -9,7 +9,7 @@ import typer
 from seepage.audit.findings import Score
 from seepage.audit.reconstructions import read_reconstruction, score_against_truth
 from seepage.audit.record import Verdict
-from seepage.audit.scoring import Scored
+from seepage.audit.scores.scoring import Scored
 from seepage.cli.options import ThresholdOption
 from seepage.cli.show import out as console
 from seepage.cli.writing import write_text

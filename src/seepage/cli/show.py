@@ -4,16 +4,18 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from torch import nn
 
 from seepage.attacks.spear import expected_samples, failure_probability
 from seepage.audit.findings import Finding
 from seepage.audit.preflight import Preflight
 from seepage.audit.unread import unread_words
 
-__all__ = ["Watch", "err", "finding_line", "out", "print_layers", "print_theory"]
+__all__ = ["Watch", "err", "finding_line", "out", "print_layers", "print_theory", "tell_cast"]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -109,6 +111,19 @@ def _control(finding: Finding) -> str:
     if case.passed:
         return f" Positive control passed: {case.recovered} of {case.batch_size} undefended examples recovered."
     return f" Inconclusive: of {case.batch_size} undefended examples it recovered {case.recovered}. {case.reason}"
+
+
+def tell_cast(network: nn.Module, dtype: torch.dtype) -> None:
+    """Weights of few digits are audited in more of them than their client sends; more may leak so."""
+    names = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+    for one in {parameter.dtype for parameter in network.parameters()} & set(names):
+        has, gets = (str(kind).removeprefix("torch.") for kind in (one, dtype))
+        err.print(
+            f"The network's weights are {has}, and audited as {gets}: `--defense {names[one]}` rounds the update as "
+            "such a client sends it.",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def print_layers(found: Preflight) -> None:

@@ -16,14 +16,14 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from seepage.audit.cell import Shard, shards_of
-from seepage.audit.engines import Engine
 from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
-from seepage.audit.plan import Plan, has_place, read_plan
-from seepage.audit.record import Verdict, verdict
-from seepage.audit.sweep import DIGITS, SweepFolder, canonical_digest
-from seepage.audit.sweep import sweep as compute
+from seepage.audit.record import Verdict, attack_sha256, verdict
+from seepage.audit.sweeps.cell import Shard, shards_of
+from seepage.audit.sweeps.engines import Engine
+from seepage.audit.sweeps.plan import Plan, has_place, read_plan
+from seepage.audit.sweeps.sweep import DIGITS, SweepFolder, canonical_digest
+from seepage.audit.sweeps.sweep import sweep as compute
 from seepage.cli.engines import EngineName, EngineOption, WorkersOption, open_engine
 from seepage.cli.options import OutOption, ThresholdOption
 from seepage.cli.show import err
@@ -57,7 +57,9 @@ def sweep(
     folder.write_record({**record, "complete": finished})
     if not findings:
         raise typer.Exit(Verdict.NOT_AUDITED)
-    console.print(_table(tallies(findings)))
+    shared, table = _table(tallies(findings))
+    console.print(shared, markup=False, soft_wrap=True)
+    console.print(table)
     console.print(f"findings: {out / 'findings.jsonl'}", markup=False, soft_wrap=True)
     console.print(
         f"digest (without times, numbers to {DIGITS} digits): {canonical_digest(findings)}",
@@ -87,6 +89,7 @@ def sweep_record(plan: Plan, *, findings: int) -> dict[str, Any]:
         "classes": dataset.classes,
         "weights": cell.weights or None,
         "weights_sha256": weights,
+        "attacks_sha256": {one: attack_sha256(one) for one in sorted({cell.attack for cell in plan.cells})},
         "machine": f"{platform.machine()}, {platform.system()}",
         "versions": versions(),
     }
@@ -132,16 +135,18 @@ def _live(bar: Progress, found: Sequence[Finding]) -> Table:
     grid = Table.grid()
     grid.add_row(bar)
     if found:
-        grid.add_row(_table(tallies(found)[-12:]))
+        shared, table = _table(tallies(found)[-12:])
+        grid.add_row(shared)
+        grid.add_row(table)
     return grid
 
 
-def _table(rows: Sequence[Tally]) -> Table:
-    """A row a cell; settings that all cells share stand above it once, so that the rest fits into 80 columns."""
+def _table(rows: Sequence[Tally]) -> tuple[str, Table]:
+    """A row a cell; settings that all cells share are said once, beside it, so that the rest fits into 80 columns."""
     settings = [_settings(row) for row in rows]
     varying = [word for word in _settings(rows[0]) if len({one[word] for one in settings}) > 1] if rows else []
     shared = ", ".join(f"{word} {text}" for word, text in (settings or [{}])[0].items() if word not in varying)
-    table = Table(title=shared or None, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("setting", overflow="fold")
     for heading in ("b", "batches", "exact", "certified", "worst"):
         table.add_column(heading, no_wrap=True)
@@ -154,7 +159,7 @@ def _table(rows: Sequence[Tally]) -> Table:
             str(row.certified),
             f"{row.worst} of {row.batch_size}" if row.examples else "–",
         )
-    return table
+    return shared, table
 
 
 def _settings(row: Tally) -> dict[str, str]:

@@ -14,7 +14,6 @@ from seepage.cli.show import Watch
 from seepage.cli.show import out as console
 from seepage.data.sources import draw_batch, load_dataset
 from seepage.errors import InputError
-from seepage.networks.weights import load_weights
 from seepage.networks.zoo import build_network
 
 __all__ = ["train"]
@@ -55,10 +54,8 @@ def git(
     dataset = load_dataset(data, normalize=normalize, size=size)
     count = min(pairs or len(dataset), len(dataset))
     public, _ = draw_batch(dataset, batch_size=count, generator=torch.Generator().manual_seed(seed))
-    built = build_network(network, input_shape=dataset.input_shape, classes=dataset.classes, seed=seed)
-    if weights is not None:
-        load_weights(built, weights)
-    shape = tuple(dataset.input_shape)
+    shape = dataset.input_shape
+    built = build_network(network, input_shape=shape, classes=dataset.classes, seed=seed, weights=weights)
     blueprint = draw_blueprint(built, kind=kind, input_shape=shape, examples=examples, width=width)
     with Watch() as watch:
         trained = train_inverter(

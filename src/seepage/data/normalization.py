@@ -74,7 +74,8 @@ def _statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 def _parse(text: str, channels: int) -> tuple[Tensor, Tensor]:
     sides = text.split(":")
-    expected = f"`normalize` should be `channel`, `none` or `M1,..:S1,..` with 1 or {channels} numbers on each side"
+    many = "one number" if channels == 1 else f"1 or {channels} numbers"
+    expected = f"`normalize` should be `channel`, `none` or `M1,..:S1,..` with {many} on each side"
     try:
         numbers = [[float(number) for number in side.split(",")] for side in sides]
     except ValueError as error:

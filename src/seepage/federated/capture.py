@@ -13,6 +13,7 @@ from seepage.errors import InputError
 from seepage.federated.fedavg import FedAvg
 from seepage.federated.sinks import HeldBack, Known, Sink, decide
 from seepage.federated.storage import Capture, UpdateKind
+from seepage.networks.auditable import unwrapped
 
 __all__ = ["capture_round", "capture_steps", "gradient_capture", "rule_of"]
 
@@ -28,7 +29,7 @@ def capture_steps(
 
     Args:
         optimizer: any whose ``step`` gets no closure.
-        network: whose parameters it moves.
+        network: whose parameters it moves; of a wrapper (compiled, data-parallel) what is within is captured.
         sink: for example a ``BundleFolder`` or a ``LeakGate``.
         known: what to write of the client.
         first_round: number of the first step; later ones count up.
@@ -67,7 +68,7 @@ def capture_round(
     Args:
         optimizer: SGD for an exact gradient; weight decay is written down, and momentum that starts from none. Others
             are captured under their name.
-        network: whose parameters it moves.
+        network: whose parameters it moves; of a wrapper (compiled, data-parallel) what is within is captured.
         sink: for example a ``BundleFolder`` or a ``LeakGate``.
         known: what to write of the client.
         number: of the round.
@@ -76,6 +77,7 @@ def capture_round(
         HeldBack: on leaving; also if the sink broke.
         InputError: on leaving, if no step was taken.
     """
+    network = unwrapped(network)
     before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     fresh, rates = not any(optimizer.state.values()), list[float]()
 
@@ -110,6 +112,7 @@ def gradient_capture(network: nn.Module, known: Known, *, number: int, rule: str
     Raises:
         InputError: no parameter has a gradient.
     """
+    network = unwrapped(network)
     update = {name: value.grad for name, value in network.named_parameters() if value.grad is not None}
     if not update:
         raise InputError("The network's parameters should have gradients at `step`; found none.")

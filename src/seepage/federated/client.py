@@ -33,11 +33,16 @@ def client_copy(network: nn.Module, batch_norm: BatchNorm) -> nn.Module:
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise InputError("The network should have a parameter that is trained; found none with `requires_grad`.")
     client = copy.deepcopy(network)
+    client.register_forward_pre_hook(_on_copies)  # a network that works in place would change the client's data
     if batch_norm is not BatchNorm.AS_SENT:
         for module in client.modules():
             if isinstance(module, _Norm):
                 module.train(batch_norm is BatchNorm.TRAIN)
     return client
+
+
+def _on_copies(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(one.clone() for one in given)
 
 
 @contextmanager

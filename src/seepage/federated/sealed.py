@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ MOST_BYTES = 4 * 2**30  # of one file; a larger one is refused unread
 _MOST_HEADER = 8 * 2**20
 _MOST_TENSORS = 20_000
 _MOST_DIMENSIONS = 8
+_LONGEST_NAME = 500
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _FORMS = ("form", "header", "seal")
 
@@ -41,6 +41,7 @@ def write_sealed(path: Path | str, *, form: str, header: str, tensors: Mapping[s
     path = Path(path)
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     for name, tensor in ready.items():
+        _check_name(path, name)
         _check_values(path, name, tensor)
     metadata = {"form": form, "header": header, "seal": _seal(form, header, ready)}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -132,8 +133,7 @@ def _check_table(path: Path, table: dict[str, Any], size: int) -> None:
     """Every tensor's name, dtype, shape and place; places have to follow each other without gap up to the end."""
     places = []
     for name, entry in table.items():
-        if not re.fullmatch(r"[\x21-\x7e]{1,500}", name):
-            raise _refusal(path, "tensor names of 1 to 500 printable ASCII characters", repr(name[:80]))
+        _check_name(path, name)
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise _refusal(path, f"dtype, shape and data_offsets of tensor `{name}`", "other entries")
         dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -155,6 +155,12 @@ def _check_table(path: Path, table: dict[str, Any], size: int) -> None:
             )
     if not places or end != size:
         raise _refusal(path, "tensors that end with the file", f"an end at byte {end} of {size}")
+
+
+def _check_name(path: Path, name: str) -> None:
+    """No control characters, and none that turn a line around: names are printed."""
+    if not (0 < len(name) <= _LONGEST_NAME and name.isprintable()):
+        raise _refusal(path, f"tensor names of 1 to {_LONGEST_NAME} printable characters", ascii(name[:80]))
 
 
 def _whole(numbers: object) -> bool:

@@ -1,7 +1,7 @@
 """What happens to values between the calls of a forward pass: where they come from, and what they go into."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 
 from seepage.networks.functions import (
@@ -17,10 +17,77 @@ from seepage.networks.functions import (
 from seepage.networks.recorder import Call
 from seepage.networks.tracing import Trace
 
-__all__ = ["followed_by", "is_input", "is_layer", "live_calls", "stray_parameters"]
+__all__ = ["Flow", "is_layer", "stray_parameters"]
 
 
-def live_calls(trace: Trace) -> list[Call]:
+class Flow:
+    """The calls of a pass that the output depends on, and who makes and takes each value.
+
+    Args:
+        trace: the pass.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.calls = _live_calls(trace)
+        self._output = trace.output
+        self._makers = {value: call for call in self.calls for value in call.gives}
+        self._takers: dict[int, list[Call]] = defaultdict(list)
+        for call in self.calls:
+            for value in dict.fromkeys(call.takes):
+                self._takers[value].append(call)
+
+    def followed_by(self, group: Iterable[Call]) -> tuple[Activation, str]:
+        """What the outputs of these calls go into, also in words: a sum or several things are no activation."""
+        followers = list(dict.fromkeys(found for call in group for found in self._followers(call.gives[0])))
+        kinds = {activation for activation, _ in followers}
+        words = " and ".join(dict.fromkeys(word for _, word in followers))
+        return (kinds.pop() if len(kinds) == 1 else Activation.OTHER), words
+
+    def is_input(self, takes: tuple[int, ...]) -> bool:
+        """Whether the first value taken is the network's input, at most reshaped."""
+        value = takes[0]
+        while value != 0 and self._makers[value].name in RESHAPES:
+            value = self._makers[value].takes[0]
+        return value == 0
+
+    def _followers(self, value: int, note: str = "") -> list[tuple[Activation, str]]:
+        found = [(Activation.NONE, "output" + note)] if value == self._output else []
+        for call in self._takers[value]:
+            if call.name in RESHAPES | REORDERS | DROPOUTS:
+                after = " (after dropout)" if call.name in DROPOUTS else note
+                found += self._followers(call.gives[0], after)
+            elif call.name in {activation.value for activation in WORDS}:
+                activation = Activation(call.name)
+                found.append((activation, WORDS[activation] + note))
+            else:
+                other = call.name in OTHER_ACTIVATIONS
+                found.append((Activation.OTHER if other else Activation.NONE, call.words + note))
+        return found
+
+
+def is_layer(call: Call) -> bool:
+    """Whether a call is affine in a parameter."""
+    return call.name in AFFINE and call.weight is not None and (call.name != "linear" or len(call.weight_shape) == 2)
+
+
+def stray_parameters(calls: Iterable[Call]) -> set[str]:
+    """Parameters with a use that is not understood, or with two uses of which one is a layer's or turned over."""
+    stray: set[str] = set()
+    affine: set[str] = set()
+    other: set[str] = set()
+    turned: tuple[set[str], set[str]] = (set(), set())
+    for call in calls:
+        if is_layer(call) and call.weight is not None:
+            turned[call.transposed].add(call.weight)
+        own = {name for name in (call.weight, call.bias) if name} if is_layer(call) else set()
+        affine |= own
+        other |= call.parameters - own
+        if call.name not in UNDERSTOOD:
+            stray |= call.parameters - own
+    return stray | (affine & other) | (turned[False] & turned[True])
+
+
+def _live_calls(trace: Trace) -> list[Call]:
     """The calls that the output depends on, in order: an auxiliary head or a printed norm gives no gradient.
 
     A bias that is added to a product is part of the affine call.
@@ -49,59 +116,3 @@ def _joined(calls: list[Call], output: int | None) -> list[Call]:
             )
         joined.append(call)
     return joined
-
-
-def is_layer(call: Call) -> bool:
-    """Whether a call is affine in a parameter."""
-    return call.name in AFFINE and call.weight is not None and (call.name != "linear" or len(call.weight_shape) == 2)
-
-
-def stray_parameters(calls: Iterable[Call]) -> set[str]:
-    """Parameters with a use that is not understood, or with two uses of which one is a layer's or turned over."""
-    stray: set[str] = set()
-    affine: set[str] = set()
-    other: set[str] = set()
-    turned: tuple[set[str], set[str]] = (set(), set())
-    for call in calls:
-        if is_layer(call) and call.weight is not None:
-            turned[call.transposed].add(call.weight)
-        own = {name for name in (call.weight, call.bias) if name} if is_layer(call) else set()
-        affine |= own
-        other |= call.parameters - own
-        if call.name not in UNDERSTOOD:
-            stray |= call.parameters - own
-    return stray | (affine & other) | (turned[False] & turned[True])
-
-
-def followed_by(group: Iterable[Call], trace: Trace, calls: Sequence[Call]) -> tuple[Activation, str]:
-    """What the outputs of these calls go into, also in words: a sum or several things are no activation."""
-    followers = list(dict.fromkeys(found for call in group for found in _followers(call.gives[0], trace, calls)))
-    kinds = {activation for activation, _ in followers}
-    words = " and ".join(dict.fromkeys(word for _, word in followers))
-    return (kinds.pop() if len(kinds) == 1 else Activation.OTHER), words
-
-
-def _followers(value: int, trace: Trace, calls: Sequence[Call], note: str = "") -> list[tuple[Activation, str]]:
-    found = [(Activation.NONE, "output" + note)] if value == trace.output else []
-    for call in calls:
-        if value not in call.takes:
-            continue
-        if call.name in RESHAPES | REORDERS | DROPOUTS:
-            after = " (after dropout)" if call.name in DROPOUTS else note
-            found += _followers(call.gives[0], trace, calls, after)
-        elif call.name in {activation.value for activation in WORDS}:
-            activation = Activation(call.name)
-            found.append((activation, WORDS[activation] + note))
-        else:
-            other = call.name in OTHER_ACTIVATIONS
-            found.append((Activation.OTHER if other else Activation.NONE, call.words + note))
-    return found
-
-
-def is_input(takes: tuple[int, ...], calls: Sequence[Call]) -> bool:
-    """Whether the first value taken is the network's input, at most reshaped."""
-    makers = {value: call for call in calls for value in call.gives}
-    value = takes[0]
-    while value != 0 and makers[value].name in RESHAPES:
-        value = makers[value].takes[0]
-    return value == 0

@@ -2,19 +2,23 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 
 from torch import Tensor, nn
 
 from seepage.errors import InputError
-from seepage.networks.flow import followed_by, is_input, is_layer, live_calls, stray_parameters
+from seepage.networks.flow import Flow, is_layer, stray_parameters
 from seepage.networks.functions import AFFINE, Activation
 from seepage.networks.recorder import Call
-from seepage.networks.tracing import Trace, trace_forward
+from seepage.networks.tracing import trace_forward
 
-__all__ = ["Activation", "AffineLayer", "LayerKind", "LayerReading", "read_layers"]
+__all__ = ["Activation", "AffineLayer", "LayerKind", "LayerReading", "read_layers", "read_once"]
+
+_READ: ContextVar["dict[tuple[int, tuple[int, ...]], LayerReading] | None"] = ContextVar("_READ", default=None)
 
 
 class LayerKind(StrEnum):
@@ -106,8 +110,28 @@ def read_layers(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReadin
     Raises:
         InputError: the forward pass fails for ``[b, *input_shape]``, or its output is not ``[b, classes]``.
     """
-    trace = trace_forward(network, tuple(input_shape))
-    calls = live_calls(trace)
+    known, key = _READ.get(), (id(network), tuple(input_shape))
+    if known is None:
+        return _read(network, tuple(input_shape))
+    if key not in known:
+        known[key] = _read(network, tuple(input_shape))
+    return known[key]
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Within it a network is read once for each shape of its inputs: nobody may change it there, or let it go."""
+    before = _READ.set({})
+    try:
+        yield
+    finally:
+        _READ.reset(before)
+
+
+def _read(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReading:
+    trace = trace_forward(network, input_shape)
+    flow = Flow(trace)
+    calls = flow.calls
     layer_calls: dict[str, list[Call]] = {}
     for call in calls:
         if is_layer(call) and call.weight is not None:
@@ -117,7 +141,7 @@ def read_layers(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReadin
     shared = Counter(bias for group in layer_calls.values() for bias in {call.bias for call in group} if bias)
     unusable = stray | {bias for bias, count in shared.items() if count > 1}
     layers = tuple(
-        _layer(_name(modules, weight, group), group, trace, calls, unusable)
+        _layer(_name(modules, weight, group), group, trace.batch, flow, unusable)
         for weight, group in layer_calls.items()
         if weight not in stray
     )
@@ -133,11 +157,11 @@ def read_layers(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReadin
     )
 
 
-def _layer(name: str, group: list[Call], trace: Trace, calls: Sequence[Call], unusable: set[str]) -> AffineLayer:
+def _layer(name: str, group: list[Call], batch: int, flow: Flow, unusable: set[str]) -> AffineLayer:
     first = group[0]
     conv = first.name != "linear"
     rows = math.prod(first.output_shape[2:]) if conv else math.prod(first.input_shape[:-1])
-    activation, words = followed_by(group, trace, calls)
+    activation, words = flow.followed_by(group)
     return AffineLayer(
         name=name,
         kind=LayerKind.CONV if conv else LayerKind.LINEAR,
@@ -147,9 +171,9 @@ def _layer(name: str, group: list[Call], trace: Trace, calls: Sequence[Call], un
         outputs=first.weight_shape[0],
         activation=activation,
         followed_by=words,
-        positions=rows if conv or rows % trace.batch else rows // trace.batch,
-        input_shape=_one_example(first.input_shape, trace.batch),
-        reads_input=all(is_input(call.takes, calls) for call in group),
+        positions=rows if conv or rows % batch else rows // batch,
+        input_shape=_one_example(first.input_shape, batch),
+        reads_input=all(flow.is_input(call.takes) for call in group),
         calls=len(group),
         fed=first.fed,
         born=first.place,

@@ -75,6 +75,9 @@ def _follow(network: nn.Module, inputs: Tensor) -> Trace:
         ) from error
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(inputs):
         found = f"shape {['b', *output.shape[1:]]}" if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"The network's output should be a tensor [b, classes]; found {found}.")
+        raise InputError(
+            f"The network's output should be a tensor [b, classes]; found {found}: wrap it in a module that "
+            "returns the logits."
+        )
     last = recorder.values.get(id(output))
     return Trace(calls=tuple(recorder.calls), output=last, classes=output.shape[1], batch=len(inputs))

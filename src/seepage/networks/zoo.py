@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from seepage.errors import InputError
 from seepage.networks.architectures import ACTIVATIONS, ViT, lenet, mlp, resnet18, resnet20
+from seepage.networks.auditable import auditable
 from seepage.networks.factories import call_factory
 from seepage.networks.tracing import trace_forward
+from seepage.networks.weights import load_weights
 
 __all__ = ["ZOO", "build_network"]
 
@@ -17,8 +20,10 @@ ZOO = ("mlp", "lenet", "resnet18", "resnet20", "vit")
 """The names that the zoo knows; anything else is a user's ``module:factory``."""
 
 
-def build_network(spec: str, *, input_shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
-    """The network that ``spec`` stands for, freshly initialised as PyTorch does by default.
+def build_network(
+    spec: str, *, input_shape: tuple[int, ...], classes: int, seed: int, weights: Path | str | None = None
+) -> nn.Module:
+    """The network that ``spec`` stands for, freshly initialised as PyTorch does by default, or with weights of a file.
 
     PyTorch's initialisers draw from the global random state alone. It is put back afterwards, and only the CPU's is
     seeded (``torch.manual_seed`` would reseed the GPUs as well): the caller's random numbers stay as they were.
@@ -30,9 +35,11 @@ def build_network(spec: str, *, input_shape: tuple[int, ...], classes: int, seed
         input_shape: the shape of one input, for example ``(3, 32, 32)``.
         classes: how many classes the network tells apart.
         seed: decides every initial weight; at least 0.
+        weights: a safetensors file, as :func:`seepage.networks.weights.load_weights` takes it.
 
     Raises:
-        InputError: ``spec`` is not understood, the factory fails, or the network does not give ``[b, classes]``.
+        InputError: ``spec`` is not understood, the factory fails, the network cannot be audited
+            (:func:`seepage.networks.auditable.auditable`) or does not give ``[b, classes]``, or the file does not fit.
     """
     if not input_shape or min(input_shape) < 1:
         raise InputError(f"`input_shape` should hold positive sizes; found {list(input_shape)}.")
@@ -45,6 +52,8 @@ def build_network(spec: str, *, input_shape: tuple[int, ...], classes: int, seed
     found = trace_forward(network, tuple(input_shape)).classes
     if found != classes:
         raise InputError(f"The network `{spec}` should give [b, {classes}], one output a class; found [b, {found}].")
+    if weights is not None:
+        load_weights(network, weights)
     return network
 
 
@@ -95,4 +104,4 @@ def _users(spec: str, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     network = call_factory(spec, what="network", offered={"input_shape": input_shape, "classes": classes})
     if not isinstance(network, nn.Module):
         raise InputError(f"The factory `{spec}` should return a torch.nn.Module; found {type(network).__name__}.")
-    return network
+    return auditable(network)

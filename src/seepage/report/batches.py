@@ -38,8 +38,18 @@ class Section:
     figures: tuple[tuple[str, str], ...]
 
 
-def sections(run: Path, findings: Sequence[Finding], *, class_names: Sequence[str], redact: bool) -> list[Section]:
-    """What the page shows of each finding, in order; a redacted page opens no pictures and reads no cells."""
+def sections(
+    run: Path, findings: Sequence[Finding], *, class_names: Sequence[str], redact: bool, kept: bool = True
+) -> list[Section]:
+    """What the page shows of each finding, in order; a redacted page opens no pictures and reads no cells.
+
+    Args:
+        run: the folder.
+        findings: of the run.
+        class_names: by label.
+        redact: leave out every private input.
+        kept: whether the run keeps pictures, so that it is worth a word where there are none. A sweep keeps none.
+    """
     left = _PICTURE_BYTES
     made = []
     for finding in findings:
@@ -47,7 +57,7 @@ def sections(run: Path, findings: Sequence[Finding], *, class_names: Sequence[st
             pictures: Pictures | str = ""
         elif left <= 0:
             pictures = f"The pictures of this batch, in {finding.artifact}, are left out to keep the page small."
-        elif finding.artifact is None and (finding.columns or finding.outcome == "failed" or finding.layer):
+        elif finding.artifact is None and (not kept or finding.columns or finding.outcome == "failed" or finding.layer):
             pictures = ""
         else:
             pictures = read_pictures(run, finding.artifact, most=MOST_SHOWN)
@@ -59,7 +69,8 @@ def sections(run: Path, findings: Sequence[Finding], *, class_names: Sequence[st
 
 def _section(finding: Finding, pictures: Pictures | str, *, class_names: Sequence[str], redact: bool) -> Section:
     scored = max([len(finding.certified), *(len(one) for one in finding.scores.values() if isinstance(one, list))])
-    shown = 0 if finding.restores_labels else min(scored, finding.batch_size, MOST_SHOWN)
+    nothing = finding.restores_labels or finding.outcome == "failed"
+    shown = 0 if nothing else min(scored, finding.batch_size, MOST_SHOWN)
     drawn = pictures if isinstance(pictures, Pictures) else None
     names = [] if redact else [name for name in finding.columns if not is_original(finding, name)]
     stats = [(key, value) for key, value in finding.stats.items() if not (redact and isinstance(value, str))]

@@ -50,12 +50,12 @@ class Counts:
     inconclusive: int
 
 
-def count(findings: Sequence[Finding], planned: int | None = None) -> Counts:
+def count(findings: Sequence[Finding], missing: int = 0) -> Counts:
     """Count; an example that two attacks reconstruct counts once.
 
     Args:
         findings: of one run.
-        planned: batches that the run was to have.
+        missing: batches that the run was to have besides.
     """
     batches: dict[Hashable, list[Finding]] = {}
     for finding in findings:
@@ -66,7 +66,6 @@ def count(findings: Sequence[Finding], planned: int | None = None) -> Counts:
     exact = [_any(rows, index, "exact") for rows, index in places]
     certified = [any(certified_at(finding, index) for finding in rows) for rows, index in places]
     beyond = sum(max((_beyond(finding) for finding in rows), default=0) for rows in on_inputs)
-    missing = max(0, (planned or 0) - len({finding.batch for finding in findings}))
     return Counts(
         batches=len(batches) + missing,
         missing=missing,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from seepage.audit.frontier import Axis, Interval, Point
+from seepage.audit.sweeps.frontier import Axis, Interval, Point
 
 __all__ = ["frontier_svg"]
 

@@ -154,23 +154,23 @@ def _worst_class(classes: Sequence[Share]) -> str:
 
 def _alone(batches: Iterable[Sequence[Finding]]) -> str:
     """Examples that one unit gives away by itself."""
-    total, exact = 0, 0
+    total, given = 0, 0
     found: list[tuple[int, int, int]] = []  # units, batch, number of the example
     for rows in batches:
         total += rows[0].batch_size
         for index in range(rows[0].batch_size):
             units = next((int(value) for one in rows if (value := score_at(one, _ALONE, index)) is not None), 0)
             if units:
-                exact += any(score_at(one, "exact", index) is True for one in rows)
+                given += any(one.given()[index] for one in rows)
                 found.append((units, rows[0].batch, index + 1))
     if not found:
         return ""
     most, batch, number = max(found, key=lambda one: one[0])
     verb = "switches" if len(found) == 1 else "switch"
-    missed = " An attack that misses such examples does not make them safe." if exact < len(found) else ""
+    missed = " An attack that misses such examples does not make them safe." if given < len(found) else ""
     return (
         f"{len(found)} of {total} examples {verb} on a unit of the attacked layer that no other example of the batch "
         "does; in a plain gradient that unit’s row is the example itself, times a number, so that no search is needed. "
-        f"Of such examples, {exact} came out exactly. Example {number} of batch {batch} has the most such units, "
-        f"{most}.{missed}"
+        f"Of such examples, {given} came out exactly or recognisably. Example {number} of batch {batch} has the most "
+        f"such units, {most}.{missed}"
     )

@@ -1,17 +1,20 @@
 """One self-contained page from a run's folder."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from seepage.audit.findings import Finding
 from seepage.audit.findingsfile import read_findings
 from seepage.errors import InputError
 from seepage.report.batches import sections
 from seepage.report.exposure import MOST_SHARES, exposure
 from seepage.report.figures import MOST_ROWS, psnr_figure
-from seepage.report.record import knowledge_rows, made_rows, planned_batches, read_record, scaling
+from seepage.report.record import knowledge_rows, made_rows, missing_batches, read_record, scaling
+from seepage.report.settings import setting, settings_rows, varying
 from seepage.report.summary import Verdict, summarize
 
 __all__ = ["write_report"]
@@ -42,10 +45,11 @@ def write_report(run: Path, *, redact: bool = False) -> Path:
     if not findings:
         raise InputError(f"{run / 'findings.jsonl'} should hold at least one finding; found none.")
     record = read_record(run / "run.json")
-    summary = summarize(findings, batches=planned_batches(record))
+    summary = summarize(findings, missing=missing_batches(record, findings))
+    settings = settings_rows(findings)
     recorded = record.get("class_names")
     names = recorded if isinstance(recorded, list) else []
-    parts = sections(run, findings, class_names=names, redact=redact)
+    parts = sections(run, findings, class_names=names, redact=redact, kept="plan" not in record)
     page = (
         _environment()
         .get_template("page.html")
@@ -55,8 +59,10 @@ def write_report(run: Path, *, redact: bool = False) -> Path:
             sections=parts,
             glimpse=next((part for part in parts if part.drawn), None),
             glimpsed=_GLIMPSED,
-            exposure=exposure(findings, class_names=names, redact=redact),
-            figure=psnr_figure(findings),
+            exposure=exposure([] if settings else findings, class_names=names, redact=redact),
+            figure=None if settings else psnr_figure(findings),
+            settings=settings,
+            named=[setting(finding, varying(findings)) for finding in findings],
             most_rows=MOST_ROWS,
             most_shares=MOST_SHARES,
             pictures=record.get("kind") == "image",
@@ -67,7 +73,7 @@ def write_report(run: Path, *, redact: bool = False) -> Path:
             seconds=sum(finding.seconds for finding in findings),
             memory=max((one.peak_memory_mib for one in findings if one.peak_memory_mib is not None), default=None),
             redact=redact,
-            subject=_subject(findings[0].network, [row.attack for row in summary.attacks], record),
+            subject=_subject(findings, record),
         )
     )
     return _replace(run / "report.html", page)
@@ -86,10 +92,12 @@ def _environment() -> Environment:
     return environment
 
 
-def _subject(network: str, attacks: list[str], record: dict[str, Any]) -> str:
+def _subject(findings: Sequence[Finding], record: dict[str, Any]) -> str:
     data = record.get("data")
     on = f", on {data}" if isinstance(data, str) and data else ""
-    return f"{', '.join(attacks)} against {network}{on}"
+    attacks, networks = ([*dict.fromkeys(getattr(one, word) for one in findings)] for word in ("attack", "network"))
+    more = f" and {len(networks) - 3} more" if len(networks) > 3 else ""
+    return f"{', '.join(attacks)} against {', '.join(networks[:3])}{more}{on}"
 
 
 def _replace(target: Path, page: str) -> Path:

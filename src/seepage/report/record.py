@@ -1,13 +1,14 @@
 """``run.json`` as rows of the page; what is not recorded says so."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seepage.audit.findings import Finding
 from seepage.errors import InputError
 
-__all__ = ["NOT_RECORDED", "in_words", "knowledge_rows", "made_rows", "planned_batches", "read_record", "scaling"]
+__all__ = ["NOT_RECORDED", "in_words", "knowledge_rows", "made_rows", "missing_batches", "read_record", "scaling"]
 
 NOT_RECORDED = "not recorded"
 
@@ -21,6 +22,7 @@ _ROWS = {
     "dtype": "precision",
     "versions": "versions",
     "network": "network",
+    "network_sha256": "SHA-256 of its parameters",
     "weights": "weights",
     "input_shape": "shape of one input",
     "classes": "classes",
@@ -38,8 +40,10 @@ _ROWS = {
     "batch_size": "batch size",
     "batches": "batches",
     "seed": "seed",
+    "cells": "settings and seeds",
+    "plan": "plan",
 }
-_OPTIONAL = ("weights", "layer", "budget")  # rows that stand only where they say something
+_OPTIONAL = ("network_sha256", "weights", "layer", "budget", "cells", "plan")  # stand only where they say something
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -60,12 +64,9 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def made_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How it was made, and the theory where it was worked out."""
-    rows = [(word, in_words(record.get(key))) for key, word in _ROWS.items() if key not in _OPTIONAL or record.get(key)]
-    theory = record.get("theory")
-    if isinstance(theory, dict):
-        rows += [(f"theory: {str(key).replace('_', ' ')}", in_words(value)) for key, value in theory.items()]
-    return rows
+    """How it was made. A sweep's plan says the rest, in place of rows of its own."""
+    absent = set(_OPTIONAL) if "plan" not in record else set(_ROWS)
+    return [(word, in_words(record.get(key))) for key, word in _ROWS.items() if key not in absent or record.get(key)]
 
 
 def knowledge_rows(record: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
@@ -76,10 +77,12 @@ def knowledge_rows(record: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
     return [(str(row[0]), row[1] is True, str(row[2])) for row in rows if isinstance(row, list) and len(row) == 3]
 
 
-def planned_batches(record: Mapping[str, Any]) -> int | None:
-    """How many batches the run was to have."""
-    planned = record.get("batches")
-    return planned if isinstance(planned, int) and not isinstance(planned, bool) else None
+def missing_batches(record: Mapping[str, Any], findings: Sequence[Finding]) -> int:
+    """How many batches were planned and are not there: of a sweep one a row, of a run by their numbers."""
+    planned, there = record.get("findings"), len(findings)
+    if planned is None:
+        planned, there = record.get("batches"), len({finding.batch for finding in findings})
+    return max(0, planned - there) if type(planned) is int else 0
 
 
 def scaling(record: Mapping[str, Any]) -> str:

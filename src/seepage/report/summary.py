@@ -40,16 +40,16 @@ class Summary:
     attacks: tuple[AttackRow, ...]
 
 
-def summarize(findings: Sequence[Finding], *, batches: int | None = None) -> Summary:
+def summarize(findings: Sequence[Finding], *, missing: int = 0) -> Summary:
     """Count, and say in plain words what the counts mean.
 
     A leak outweighs everything; "nothing found" needs every batch attacked to the end, beside a passed control.
 
     Args:
         findings: of one run.
-        batches: how many batches the run was to have; those that are not there count as not audited.
+        missing: batches that the run was to have and that are not there: they count as not audited.
     """
-    counts = count(findings, batches)
+    counts = count(findings, missing)
     names = dict.fromkeys(finding.attack for finding in findings)
     attacks = []
     for name in names:

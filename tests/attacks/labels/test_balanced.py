@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from seepage.attacks.labels.exact.balanced import client_errors, read_balanced
 from seepage.attacks.labels.exact.balancedproof import Found
 from seepage.attacks.labels.exact.balancedsearch import Search, Searching
-from seepage.attacks.labels.exact.search import read_pencil
+from seepage.attacks.labels.exact.reading import read_pencil
 from seepage.attacks.labels.exactlabels import ExactLabels, restore_examples
 from seepage.attacks.labels.labelbaselines import UniformProbabilities
 from seepage.attacks.labels.lastlayer import LastLayer, usable

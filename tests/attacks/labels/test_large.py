@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from seepage.attacks.labels.exact.search import read_pencil
+from seepage.attacks.labels.exact.reading import read_pencil
 from seepage.attacks.labels.exactlabels import ExactLabels
 from seepage.attacks.labels.lastlayer import LastLayer, usable
 from seepage.types import GradientUpdate, Observation, Outcome, Round

@@ -9,8 +9,9 @@ from seepage.attacks.labels.clippedrules import clips_only, moves
 from seepage.attacks.labels.exact.balancedlabels import RestoredExamples, from_balanced, with_balanced
 from seepage.attacks.labels.exact.balancedsearch import MOST_EXAMPLES, Searching
 from seepage.attacks.labels.exact.layerbefore import with_layer_before
+from seepage.attacks.labels.exact.reading import read_pencil
 from seepage.attacks.labels.exact.report import reported
-from seepage.attacks.labels.exact.search import Search, read_pencil
+from seepage.attacks.labels.exact.search import Search
 from seepage.attacks.labels.exact.terms import Pencil, Terms, offsets, remainder
 from seepage.attacks.labels.labelattack import LabelAttack, Question
 from seepage.attacks.labels.labelcounts import round_counts

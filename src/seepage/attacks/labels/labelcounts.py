@@ -105,5 +105,6 @@ def to_labels(
 def _how_sure(method: str, confidence: str, error: float | int | str | None) -> str:
     if confidence == "guess":
         return f"{method}: a guess; nothing in the update says how good."
-    share = f", about {100 * error:.1f} % of them expected to be wrong" if isinstance(error, float) else ""
+    few = "fewer than 0.1 %" if isinstance(error, float) and error < 0.0005 else f"about {100 * (error or 0):.1f} %"
+    share = f", {few} of them expected to be wrong" if isinstance(error, float) else ""
     return f"{method}: labels estimated{share}; nothing in the update proves them."

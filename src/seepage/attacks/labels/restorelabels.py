@@ -9,7 +9,7 @@ from seepage.attacks.labels.classmeans import ClassMeans
 from seepage.attacks.labels.clippedrules import clips_only
 from seepage.attacks.labels.embeddings import noise_inputs
 from seepage.attacks.labels.exact.balanced import read_balanced
-from seepage.attacks.labels.exact.search import read_pencil
+from seepage.attacks.labels.exact.reading import read_pencil
 from seepage.attacks.labels.exactlabels import ExactLabels
 from seepage.attacks.labels.labelbaselines import PresentClasses
 from seepage.attacks.labels.labelsbetween import network_after

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from seepage.audit.cell import Cell, Shard, shards_of
-from seepage.audit.engines import LocalPool
 from seepage.audit.findings import Finding
 from seepage.audit.findingsfile import read_findings
-from seepage.audit.sweep import SweepFolder, canonical, canonical_digest, sweep
-from seepage.audit.work import run_shard
+from seepage.audit.sweeps.cell import Cell, Shard, shards_of
+from seepage.audit.sweeps.engines import LocalPool
+from seepage.audit.sweeps.sweep import SweepFolder, canonical, canonical_digest, sweep
+from seepage.audit.sweeps.work import run_shard
 from seepage.cli import main
 from seepage.errors import InputError
 
@@ -170,3 +170,12 @@ def test_a_sweep_that_was_killed_before_its_first_shard_is_in_nobodys_way(tmp_pa
     kept.write(shard, run_shard(shard))
     with pytest.raises(InputError, match="differs in data"):
         SweepFolder.open(tmp_path, {"data": "digits"})
+
+
+def test_another_attack_network_of_the_same_name_is_another_sweep_and_one_more_attack_is_not(tmp_path: Path) -> None:
+    before = SweepFolder.open(tmp_path, {"attacks_sha256": {"git:a": "1", "spear": None}})
+    (shard,) = shards_of(cell(), size=1)
+    before.write(shard, run_shard(shard))
+    SweepFolder.open(tmp_path, {"attacks_sha256": {"git:a": "1", "git:b": "2", "spear": None}})
+    with pytest.raises(InputError, match="differs in git:a"):
+        SweepFolder.open(tmp_path, {"attacks_sha256": {"git:a": "3"}})

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from seepage.audit.cell import Shard
 from seepage.audit.findings import Finding
-from seepage.audit.work import run_shard
+from seepage.audit.sweeps.cell import Shard
+from seepage.audit.sweeps.work import run_shard
 
 __all__ = ["DIED", "ONE_THREAD", "Remote", "one_thread"]
 

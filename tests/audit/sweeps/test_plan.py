@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from seepage.audit.cell import Cell, build_audit, shards_of
-from seepage.audit.frontier import read_axis
-from seepage.audit.plan import read_plan
+from seepage.audit.sweeps.cell import Cell, build_audit, shards_of
+from seepage.audit.sweeps.frontier import read_axis
+from seepage.audit.sweeps.plan import read_plan
 from seepage.errors import InputError
 from seepage.types import ThreatModel
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PLAN = """[plan]
 data = "digits"
 batches = 3

@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from seepage.audit.cell import Shard
 from seepage.audit.findings import Finding
-from seepage.audit.work import broken_rows
-from seepage.audit.worker import DIED, ONE_THREAD, Remote
+from seepage.audit.sweeps.cell import Shard
+from seepage.audit.sweeps.work import broken_rows
+from seepage.audit.sweeps.worker import DIED, ONE_THREAD, Remote
 from seepage.errors import InputError
 
 __all__ = ["RayCluster"]

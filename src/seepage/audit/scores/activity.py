@@ -134,7 +134,7 @@ def _one_pass(network: nn.Module, inputs: Tensor) -> None:
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        functional_call(network, buffers, (inputs,))
+        functional_call(network, buffers, (inputs.clone(),))  # some networks work in place
 
 
 def _passes(network: nn.Module, layer: AffineLayer, client: Client) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from seepage.audit.cell import Shard
 from seepage.audit.findings import Finding
-from seepage.audit.work import broken_rows
-from seepage.audit.worker import Remote, one_thread
+from seepage.audit.sweeps.cell import Shard
+from seepage.audit.sweeps.work import broken_rows
+from seepage.audit.sweeps.worker import Remote, one_thread
 from seepage.errors import InputError
 
 __all__ = ["SlurmJobs", "slurm_executor"]

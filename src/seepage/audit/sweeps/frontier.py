@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seepage.audit.cell import Cell
 from seepage.audit.findings import Finding
-from seepage.audit.plan import Plan
+from seepage.audit.sweeps.cell import Cell
+from seepage.audit.sweeps.plan import Plan
 from seepage.audit.tomlfile import Table
 from seepage.audit.unread import unread_words
 from seepage.errors import InputError

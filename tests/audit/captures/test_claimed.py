@@ -5,10 +5,10 @@ import torch
 
 from seepage.attacks.budget import Budget
 from seepage.attacks.spear import SPEAR
-from seepage.audit.attacked import Attacked
 from seepage.audit.captured import CapturedAudit
+from seepage.audit.captures.attacked import Attacked
+from seepage.audit.captures.claimed import Guess, claimed_rule
 from seepage.audit.catalogue import build_rule
-from seepage.audit.claimed import Guess, claimed_rule
 from seepage.audit.record import Verdict
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError

@@ -12,10 +12,10 @@ from typing import Protocol, Self
 
 import torch
 
-from seepage.audit.cell import Shard
 from seepage.audit.findings import Finding
-from seepage.audit.work import broken_rows, run_shard
-from seepage.audit.worker import DIED, one_thread
+from seepage.audit.sweeps.cell import Shard
+from seepage.audit.sweeps.work import broken_rows, run_shard
+from seepage.audit.sweeps.worker import DIED, one_thread
 
 __all__ = ["Engine", "LocalPool"]
 

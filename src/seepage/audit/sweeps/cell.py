@@ -4,7 +4,6 @@ import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 import torch
 
@@ -12,7 +11,6 @@ from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import build_attack, build_defense, build_rule
 from seepage.audit.run import Audit
 from seepage.data.sources import Dataset, load_dataset
-from seepage.networks.weights import load_weights
 from seepage.networks.zoo import build_network
 from seepage.types import ThreatModel
 
@@ -109,9 +107,13 @@ def build_audit(cell: Cell) -> Audit:
         InputError: a name is not known, a file cannot be read, or network and data do not fit.
     """
     dataset = _dataset(cell.data, cell.normalize, cell.target, cell.size)
-    network = build_network(cell.network, input_shape=dataset.input_shape, classes=dataset.classes, seed=cell.seed)
-    if cell.weights:
-        load_weights(network, Path(cell.weights))
+    network = build_network(
+        cell.network,
+        input_shape=dataset.input_shape,
+        classes=dataset.classes,
+        seed=cell.seed,
+        weights=cell.weights or None,
+    )
     budget = Budget(samples=cell.samples or None, seconds=cell.seconds or None)
     return Audit(
         network=network,

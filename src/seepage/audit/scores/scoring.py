@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from seepage.audit.findings import Score
-from seepage.audit.labelscoring import certified_examples, label_numbers
-from seepage.audit.recognition import recognisable_numbers, recognisable_pictures, recognisable_rows
+from seepage.audit.scores.labelscoring import certified_examples, label_numbers
+from seepage.audit.scores.recognition import recognisable_numbers, recognisable_pictures, recognisable_rows
 from seepage.data.sources import Dataset, InputKind
 from seepage.metrics import exact_images, exact_numbers, match, psnr, recognisable_images, ssim
 from seepage.types import PrivateBatch, Reconstruction

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from seepage.audit.recognition import (
+from seepage.audit.scores.recognition import (
     details,
     identified,
     recognisable_numbers,
     recognisable_pictures,
     recognisable_rows,
 )
-from seepage.audit.scoring import score
+from seepage.audit.scores.scoring import score
 from seepage.data.normalization import make_normalization
 from seepage.data.sources import Dataset, InputKind, load_dataset
 from seepage.data.tabular import fit_encoding

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from seepage.audit.frontier import Axis, Bisection, Point, at, grouped, median_interval, read_axis
-from seepage.audit.plan import read_plan
+from seepage.audit.sweeps.frontier import Axis, Bisection, Point, at, grouped, median_interval, read_axis
+from seepage.audit.sweeps.plan import read_plan
 from seepage.cli import main
 from seepage.errors import InputError
 

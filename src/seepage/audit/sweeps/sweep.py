@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seepage.audit.cell import Shard
-from seepage.audit.engines import Engine
 from seepage.audit.findings import Finding
 from seepage.audit.findingsfile import read_findings, write_findings
+from seepage.audit.sweeps.cell import Shard
+from seepage.audit.sweeps.engines import Engine
 from seepage.errors import InputError
 
 __all__ = ["DIGITS", "TIMES", "SweepFolder", "canonical", "canonical_digest", "sweep"]
 
 TIMES = frozenset({"seconds", "peak_memory_mib"})  # what of a finding may differ between two equal runs
 DIGITS = 4  # of a number, when two runs are compared
-_VOLATILE = ("command", "started", "complete", "machine", "versions", "findings", "cells", "plan")
+_VOLATILE = ("command", "started", "complete", "machine", "versions", "findings", "cells", "plan", "attacks_sha256")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +88,8 @@ class SweepFolder:
             raise InputError(f"{self.path / 'run.json'} should be JSON; found: {error}.") from error
         now = json.loads(json.dumps(dict(record)))
         differing = [key for key in sorted({*before, *now} - set(_VOLATILE)) if before.get(key) != now.get(key)]
+        known, files = (one.get("attacks_sha256") or {} for one in (before, now))
+        differing += [one for one in known if one in files and files[one] != known[one]]  # a plan may grow
         if differing:
             raise InputError(
                 f"{self.path} already holds another run (it differs in {', '.join(differing)}): choose another `--out`."

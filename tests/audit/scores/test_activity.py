@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from seepage.audit.activity import held_as_rows, layer_inputs, units_alone
+from seepage.audit.scores.activity import held_as_rows, layer_inputs, units_alone
 from seepage.networks.zoo import build_network
 
 

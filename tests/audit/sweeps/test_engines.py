@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from seepage.audit.cell import Cell, Shard, shards_of
-from seepage.audit.engines import Engine, LocalPool
 from seepage.audit.findings import Finding
 from seepage.audit.findingsfile import read_findings
-from seepage.audit.slurmengine import SlurmJobs
-from seepage.audit.sweep import SweepFolder, canonical_digest, sweep
+from seepage.audit.sweeps.cell import Cell, Shard, shards_of
+from seepage.audit.sweeps.engines import Engine, LocalPool
+from seepage.audit.sweeps.slurmengine import SlurmJobs
+from seepage.audit.sweeps.sweep import SweepFolder, canonical_digest, sweep
 from seepage.cli import main
 
 PLAN = """[plan]

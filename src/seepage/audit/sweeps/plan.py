@@ -9,7 +9,7 @@ from pathlib import Path
 
 from seepage.attacks.budget import Budget
 from seepage.audit.catalogue import build_attack, build_defense, build_rule
-from seepage.audit.cell import Cell
+from seepage.audit.sweeps.cell import Cell
 from seepage.audit.tomlfile import Table, read_toml
 from seepage.data.sources import BUNDLED
 from seepage.errors import InputError

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from seepage.audit.cell import Cell, Shard, build_audit
 from seepage.audit.control import with_control
 from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
+from seepage.audit.sweeps.cell import Cell, Shard, build_audit
 
 __all__ = ["broken_rows", "run_shard"]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from seepage.audit.claimed import claimed_rule
+from seepage.audit.captures.claimed import claimed_rule
 from seepage.errors import InputError
 from seepage.federated.storage import Capture, Sign, UpdateKind
 from seepage.types import GradientUpdate, Observation, Round, UpdateRule
@@ -28,7 +28,7 @@ def observe(
         network: of the right architecture; its weights count where the capture holds no state of its own.
         input_shape: the shape of one input.
         classes: how many classes the network tells apart.
-        stated: the client's rule by the user's word. See :func:`seepage.audit.claimed.claimed_rule`.
+        stated: the client's rule by the user's word. See :func:`seepage.audit.captures.claimed.claimed_rule`.
 
     Raises:
         InputError: a tensor is not the network's, or of another shape, or the stated rule contradicts the capture; the
