@@ -131,11 +131,12 @@ class PRISM(LayerAttack):
         late: Sequence[Arm] = coupled if unmixing and units < _ENOUGH * examples else []
         turns = chain(*zip_longest(*(kind for kind in kinds if kind is not late)), late)
         arms = [arm for arm in turns if arm is not None]
-        if units < _LEAST * examples and examples > _SMALL and moved and spans() is not None:
-            return [*moved, *small_batch_arms(mixture), Completion()]
-        if units < _ENOUGH * examples:  # for some
-            return [*arms[:1], *small_batch_arms(mixture), *moved, *arms[1:], Completion()]
-        return [*arms[:1], *small_batch_arms(mixture), *arms[1:], Completion(), *moved]
+        few = small_batch_arms(mixture)
+        if units >= _ENOUGH * examples or not moved:
+            return [*arms[:1], *few, *arms[1:], Completion(), *moved]
+        if examples > _SMALL and spans() is not None:  # too few zeros for some, below ``_LEAST`` for nearly all
+            return [*moved, *few, *(arms if units >= _LEAST * examples else []), Completion()]
+        return [*arms[:1], *few, *moved, *arms[1:], Completion()]
 
     def _unmixing(self, shape: tuple[int, ...]) -> "list[Unmixing]":
         if len(shape) < 2:
