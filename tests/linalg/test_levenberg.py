@@ -42,19 +42,20 @@ def test_what_is_no_number_stays_where_it_is_and_harms_nobody(start: float) -> N
     torch.testing.assert_close(points[1], torch.ones(2, dtype=torch.float64), atol=1e-7, rtol=0)
 
 
-def in_a_trough(p: Tensor) -> Tensor:
-    """A zero at 2, and left of 0 a trough without one that narrows without an end."""
-    return torch.where(p < 0, 1 + 0.1 / (1 + p.square()), p - 2)
+def two_valleys(p: Tensor) -> Tensor:
+    """Rosenbrock's, with a zero where the third coordinate is negative and high above zero where it is positive."""
+    return torch.cat([rosenbrock(p[:2]), torch.where(p[2:] > 0, 30.0, 0.0)])
 
 
 def test_starts_that_lead_nowhere_are_given_up_and_the_others_come_to_the_same_end() -> None:
-    starts = torch.tensor([[-1.0], [-3.0], [0.5]], dtype=torch.float64)
-    patient = levenberg_marquardt(in_a_trough, starts, steps=40, tol=1e-9)
-    points, lengths, jacobians = levenberg_marquardt(in_a_trough, starts, steps=40, tol=1e-9, halving=True)
-    torch.testing.assert_close(points[2], patient[0][2])
-    assert float(lengths[:2].min()) >= 1.0
-    assert float(lengths[2]) < 1e-9
-    assert jacobians < patient[2] // 4
+    vain, well = [-1.0, 2.0, 1.0], [0.8, 0.6, -1.0]
+    starts = torch.tensor([vain, vain, vain, well], dtype=torch.float64)
+    patient = levenberg_marquardt(two_valleys, starts, steps=40, tol=1e-9)
+    points, lengths, jacobians = levenberg_marquardt(two_valleys, starts, steps=40, tol=1e-9, halving=True)
+    torch.testing.assert_close(points[3], patient[0][3])
+    assert float(lengths[3]) < 1e-9
+    assert bool((lengths[:3] >= 30).all())
+    assert jacobians - 4 * 2 < (patient[2] - 4 * 2) // 2  # the first two steps are free
 
 
 def test_no_step_is_begun_beyond_the_jacobians_granted() -> None:

@@ -27,6 +27,7 @@ _NEAR, _STUCK = 1e-3, 3e-2  # relative distances from the spans to which float32
 _PUSHES, _PUSH = 2, 0.05  # from there it starts again: how often, and how far away as a share of the input's length
 _CONVERGED = 1e-6  # relative: what float32 leaves of the spans
 _IN_SPAN, _SAME_ERROR = 1e-4, 1e-3  # relative distances beyond which a point is no example
+_PRECISE = 1e-5  # distance of an error up to which its direction is as good as one from zeros
 _OFF = 1e-5  # pre-activation, as a share of its root mean square, below which a unit is clearly off
 _KERNEL = 1e-5  # singular value, as a share of the largest, that counts as none
 _KEPT = 0.99  # of an error's length that the zeros of its off-units must leave
@@ -66,9 +67,10 @@ class SpanSearch:
         walks.steps = _LAST  # better, with none of them given
         inputs, _ = walks.walk(spans, inputs, torch.eye(mixture.batch_size).to(inputs), tol=_CONVERGED)
         outputs = inputs @ spans.heights.T + spans.bias  # [e, m]
-        proved = [direction for row in outputs if (direction := _direction(spans, mixture, row)) is not None]
-        directions = torch.stack(proved) if proved else found.directions[:0]
-        return Proposals(directions=directions, cost=walks.jacobians, work=walks.work, replayed=True)
+        proved = [one for row in outputs if (one := _direction(spans, mixture, row)) is not None]
+        precise = [one for one in proved if one[1] <= _PRECISE]  # a rough one would make all later inputs rough
+        directions = torch.stack([one for one, _ in precise or proved]) if proved else found.directions[:0]
+        return Proposals(directions=directions, cost=walks.starts, work=walks.work, replayed=True)
 
 
 def random_guesses(mixture: Mixture, found: Found, generator: torch.Generator) -> Tensor:
@@ -91,10 +93,10 @@ def _nearest(spans: Spans, starts: Tensor, heights: Tensor) -> Tensor:
 
 @dataclass(slots=True, kw_only=True)
 class _Walks:
-    """Walks of one turn, of so many ``steps`` each, and what they took: Jacobians, and multiplications."""
+    """Walks of one turn, of so many ``steps`` each, and what they took: starts, and multiplications."""
 
     steps: int
-    jacobians: int = 0
+    starts: int = 0
     work: float = 0.0
 
     def in_waves(self, spans: Spans, starts: Tensor, basis: Tensor, generator: torch.Generator) -> Tensor:
@@ -106,6 +108,7 @@ class _Walks:
         for wave in torch.split(starts, _WAVE):
             ends, costs = self.walk(spans, wave, basis, tol=_NEAR)
             beside = ends[(costs > _NEAR) & (costs < _STUCK)]
+            self.starts += len(wave) + _PUSHES * len(beside)
             freed, lengths = self.walk(spans, _pushed(beside, generator), basis, tol=_NEAR)
             near.append(torch.cat([ends[costs <= _NEAR], freed[lengths <= _NEAR]]))
             if len(near[-1]) < _GOES_ON * len(wave) or self.work > _WORK:
@@ -126,7 +129,6 @@ class _Walks:
             jacobians=max(1, int(_WORK / each)),
             halving=True,
         )
-        self.jacobians += jacobians
         self.work += each * jacobians
         return ends, costs
 
@@ -138,18 +140,22 @@ def _pushed(points: Tensor, generator: torch.Generator) -> Tensor:
     return pushed.flatten(0, 1)
 
 
-def _direction(spans: Spans, mixture: Mixture, outputs: Tensor) -> Tensor | None:
-    """``[b]``: the error of the label that lies in the column space, zero where ``outputs [m]`` of a ReLU are off."""
+def _direction(spans: Spans, mixture: Mixture, outputs: Tensor) -> tuple[Tensor, float] | None:
+    """``[b]``: the error of the label that lies in the column space, zero where ``outputs [m]`` of a ReLU are off.
+
+    And how far from there it lay.
+    """
     errors = normalize(spans.tail.errors(outputs), dim=1)  # [C, m]
     left = mixture.factors.left
     inside = errors @ left  # [C, b]
     distance = (errors - inside @ left.T).norm(dim=1)
-    best = int(distance.argmin())
-    if not float(distance[best]) <= _SAME_ERROR:
+    least = distance.min(dim=0)
+    best, apart = int(least.indices), float(least.values)
+    if not apart <= _SAME_ERROR:
         return None
     direction: Tensor = inside[best]
     if not mixture.layer.relu:
-        return normalize(direction, dim=0)
+        return normalize(direction, dim=0), apart
     off = (outputs < -_OFF * outputs.square().mean().sqrt())[mixture.awake]
     rows = mixture.L[off]
     if len(rows):
@@ -157,4 +163,4 @@ def _direction(spans: Spans, mixture: Mixture, outputs: Tensor) -> Tensor | None
         kernel = max(1, int((squares <= _KERNEL**2 * squares[-1]).sum()))
         direction = vectors[:, :kernel] @ (vectors[:, :kernel].T @ direction)
     length = float(direction.norm() / inside[best].norm())
-    return direction / direction.norm() if length > _KEPT else None
+    return (direction / direction.norm(), apart) if length > _KEPT else None
