@@ -29,7 +29,7 @@ _CONVERGED = 1e-6  # relative: what float32 leaves of the spans
 _IN_SPAN, _SAME_ERROR = 1e-4, 1e-3  # relative distances beyond which a point is no example
 _PRECISE = 1e-5  # distance of an error up to which its direction is as good as one from zeros
 _OFF = 1e-5  # pre-activation, as a share of its root mean square, below which a unit is clearly off
-_KERNEL = 1e-5  # singular value, as a share of the largest, that counts as none
+_KERNEL = 3e-3  # singular value, as a share of the largest, below which zeros say less than the error itself
 _KEPT = 0.99  # of an error's length that the zeros of its off-units must leave
 
 Guess = Callable[[Mixture, Found, torch.Generator], Tensor]  # rough inputs [s, b], up to sign
