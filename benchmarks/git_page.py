@@ -53,8 +53,8 @@ NOTES = """
   in `git.json` and not shown, but of Solved-GIT, which trains nothing.
 * Walks of before (IG, DLG, Solved-GIT; those with a `~`) are of the same attacks: IG and Solved-GIT at LeNet with
   sigmoid, measured again beside the robustness, came out the same in every digit.
-* Not run for want of time: the published width and hours of LTI, networks after training, DLG at the ResNet at b = 2
-  and 4, at the ViT at b = 4, and of third seeds there, Solved-GIT's robustness at LeNet with ReLU. Exact-GIT takes no
+* Not run for want of time: the published width and hours of LTI, networks after training, second and third seeds of
+  DLG at the ResNet and the ViT, Solved-GIT's robustness at LeNet with ReLU. Exact-GIT takes no
   convolution: its own table is below.
 * Solved-GIT fails by an obstacle at 64 x 64 (its normal equations are dense).
 * The paper's figures are those that its reviews quote, at its own scale and splits: the same setting in name only.
