@@ -117,10 +117,11 @@ class _Search:
     def _drop_unconfirmed(self) -> None:
         """Drop replayed directions whose inputs the network does not confirm: one is wrong, and spoils the others.
 
-        With few examples missing, later layers determine inputs that they left open when those were found.
+        With few examples missing, later layers determine inputs that they left open when those were found. Without a
+        ReLU nothing was left open: what a replay doubts there is the client's own rounding, mostly.
         """
         mixture, kept, solution = self.mixture, self.found.kept, self.solution
-        if solution is None or not isinstance(solution.replayed, Replay):
+        if solution is None or not isinstance(solution.replayed, Replay) or not mixture.layer.relu:
             return
         doubtful = solution.errors[solution.replayed.residual > _UNLIKE]  # [d, m]
         own = normalize(kept.directions @ mixture.factors.left.T, dim=1)
