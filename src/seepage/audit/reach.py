@@ -144,9 +144,12 @@ REACHES: tuple[Reach, ...] = (
         attack="prism",
         mark="*",
         source="benchmarks/results/phase.csv",
-        about=lambda units: min(units // 2, 100),
+        about=lambda units: min(units // 2, 160),
         because="2 units an example where every later hidden layer is wider than the batch",
-        points=_points((32, 16, 10, 10, 0.7), (64, 32, 10, 10, 1.6), (128, 64, 10, 10, 5.5), (200, 100, 10, 10, 17.9)),
+        points=_points(
+            (32, 16, 10, 10, 0.7), (64, 32, 10, 10, 1.6), (128, 64, 10, 10, 6.8), (200, 100, 10, 10, 18.6),
+            (320, 160, 10, 10, 27.7),
+        ),
         least_layers=3,
     ),
 )  # fmt: skip
