@@ -15,10 +15,10 @@ from seepage.attacks.disaggregation.expectederrors import expected_errors
 from seepage.attacks.disaggregation.found import Found, Proposals, Proposer
 from seepage.attacks.disaggregation.layerattack import LayerAttack
 from seepage.attacks.disaggregation.mixture import Mixture
-from seepage.attacks.disaggregation.portfolio import Arm, take_turns
+from seepage.attacks.disaggregation.portfolio import Arm, InTurn, take_turns
 from seepage.attacks.disaggregation.spans import Spans, read_spans
 from seepage.attacks.disaggregation.spansearch import Guess, SpanSearch, random_guesses
-from seepage.attacks.disaggregation.unmixing import FEW_UNITS, Continued, Unmixing
+from seepage.attacks.disaggregation.unmixing import Continued, Unmixing
 from seepage.attacks.spear import NullSampling
 from seepage.attacks.spearpp import (
     SEARCHES,
@@ -29,7 +29,7 @@ from seepage.attacks.spearpp import (
 )
 from seepage.linalg.coupling import Coupling
 from seepage.linalg.filters import FILTER_BANKS, FilterBank
-from seepage.linalg.ica import Contrast, SoftSign, Tanh
+from seepage.linalg.ica import Contrast, ScaleMixture, SoftSign
 from seepage.types import Observation, Obstacle
 
 __all__ = ["COUPLINGS", "PRISM"]
@@ -40,7 +40,8 @@ COUPLINGS = (Coupling(), Coupling(spike=(0.7, 0.02), nearest=(0.6, 0.8)))
 _EASY = 9.0  # units an example above which the sphere search goes first (benchmarks/results/side-by-side.md)
 _LEAST, _SMALL = 2.5, 64  # units an example below which zeros determine few, and examples beyond which trying is dear
 _CONTINUED = 3  # kinds of unmixed guesses that spans move
-_MANY, _ENOUGH = 150, 3.5  # examples from which unmixing is late (too few pixels), and units each that coupling needs
+_INPUTS = 16  # of each example: with fewer, pixels hardly tell the examples apart
+_ENOUGH = 3.5  # units an example that coupling needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ class PRISM(LayerAttack):
     """
 
     filters: tuple[FilterBank, ...] = FILTER_BANKS
-    contrasts: tuple[Contrast, ...] = (SoftSign(), Tanh())
+    contrasts: tuple[Contrast, ...] = (ScaleMixture(), SoftSign())
     couplings: tuple[Coupling, ...] = COUPLINGS
     searches: tuple[Search, ...] = SEARCHES
     samples: int = 32_768
@@ -122,12 +123,13 @@ class PRISM(LayerAttack):
         sphere: list[Arm] = [SphereSearch(search=search) for search in self.searches]
         coupled: list[Arm] = [CoupledSearch(expected=expected, descent=descent) for descent in self.couplings]
         unmixing = self._unmixing(shape)
+        few_enough = mixture.layer.weight.shape[1] // _INPUTS
         examples, units = mixture.batch_size, len(mixture.white)
         kinds: list[Sequence[Arm]] = [unmixing, coupled, sphere]
         if units >= _EASY * examples:
             kinds = [sphere, unmixing, coupled]
-        elif examples >= _MANY and _ENOUGH * examples <= units < FEW_UNITS * examples:
-            kinds = [coupled, unmixing, sphere]
+        elif unmixing and coupled and examples > max(few_enough, _SMALL):
+            kinds = [[InTurn(early=coupled[0], late=unmixing[0], most=few_enough)], unmixing, coupled, sphere]
         late: Sequence[Arm] = coupled if unmixing and units < _ENOUGH * examples else []
         turns = chain(*zip_longest(*(kind for kind in kinds if kind is not late)), late)
         arms = [arm for arm in turns if arm is not None]

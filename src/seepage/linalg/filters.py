@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-__all__ = ["FILTER_BANKS", "FilterBank"]
+__all__ = ["FILTER_BANKS", "FilterBank", "as_image"]
 
 _ACROSS, _DOWN = ((-1.0, 1.0),), ((-1.0,), (1.0,))
 _BEND_ACROSS, _BEND_DOWN = ((-1.0, 2.0, -1.0),), ((-1.0,), (2.0,), (-1.0,))
@@ -19,7 +19,7 @@ _FALLING, _RISING = ((1.0, 0.0), (0.0, -1.0)), ((0.0, 1.0), (-1.0, 0.0))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterBank:
-    """Some stencils, each of unit length, whose answers are laid side by side.
+    """Some stencils, each of unit length, whose answers lie over each other.
 
     Args:
         name: as it stands in ``stats``.
@@ -34,27 +34,41 @@ class FilterBank:
     opponent: bool = False
 
     def __call__(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-        """``rows [k, n]`` read as arrays of ``shape`` (``[c, h, w]``, ``[c, l]`` or ``[l]``) and filtered, ``[k, N]``.
+        """``rows [k, n]`` read as arrays of ``shape`` (``[c, h, w]``, ``[c, l]`` or ``[l]``) and filtered.
 
         Returns:
-            ``None`` if no stencil fits into the shape.
+            ``[k, stencils, c, h', w']``: the part of the array where all stencils that fit into it have an answer,
+            each in the middle of what it looks at; ``None`` if none fits.
         """
-        channels, height, width = (1,) * (3 - len(shape)) + shape if len(shape) < 3 else shape
-        if len(shape) == 2:
-            channels, height, width = shape[0], 1, shape[1]
+        channels, height, width = as_image(shape)
         images = rows.reshape(len(rows), channels, height, width)
         if self.opponent and channels > 1:
             images = torch.cat([images[:, 1:] - images[:, :-1], images.sum(dim=1, keepdim=True)], dim=1)
         flat = images.reshape(-1, 1, height, width)
+        kernels = [torch.tensor(stencil, dtype=rows.dtype, device=rows.device) for stencil in self.stencils]
+        kernels = [one for one in kernels if self._reach(one)[0] <= height and self._reach(one)[1] <= width]
+        if not kernels:
+            return None
+        least = [min(size - self._reach(one)[axis] + 1 for one in kernels) for axis, size in enumerate((height, width))]
         answers = []
-        for stencil in self.stencils:
-            kernel = torch.tensor(stencil, dtype=rows.dtype, device=rows.device)
-            reach = [self.spacing * (size - 1) + 1 for size in kernel.shape]
-            if reach[0] > height or reach[1] > width:
-                continue
-            answer = conv2d(flat, kernel[None, None], dilation=self.spacing).reshape(len(rows), -1)
-            answers.append(answer / kernel.norm())
-        return torch.cat(answers, dim=1) if answers else None
+        for kernel in kernels:
+            answer = conv2d(flat, kernel[None, None], dilation=self.spacing)[:, 0] / kernel.norm()
+            down, across = ((size - part) // 2 for size, part in zip(answer.shape[1:], least, strict=True))
+            answers.append(answer[:, down : down + least[0], across : across + least[1]])
+        return torch.stack(answers, dim=1).reshape(len(rows), -1, len(kernels), *least).transpose(1, 2)
+
+    def _reach(self, kernel: Tensor) -> tuple[int, int]:
+        """Pixels that a stencil looks at, down and across."""
+        down, across = (self.spacing * (size - 1) + 1 for size in kernel.shape)
+        return down, across
+
+
+def as_image(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channels, height and width of an input; a signal is an image of height one."""
+    if len(shape) == 2:
+        return shape[0], 1, shape[1]
+    channels, height, width = (1,) * (3 - len(shape)) + shape
+    return channels, height, width
 
 
 # From the most to the least telling on CIFAR-10 (benchmarks/results/prism.md).

@@ -4,16 +4,25 @@ Notation: ``L [m, b]`` has one row a unit; a direction ``q [b]`` is one row of `
 in float64: the zeros that decide exactness are 1e-6 of an entry.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from seepage.linalg.nullspace import zero_mask
+from seepage.linalg.whitened import Whitened
 
-__all__ = ["least_directions", "refine_directions", "reselect_directions", "robust_null_directions"]
+__all__ = ["MANY_COLUMNS", "least_directions", "refine_directions", "reselect_directions", "robust_null_directions"]
 
 _ENTRIES_AT_ONCE = 1 << 24  # of weighted copies of L: 128 MiB
 _DENSE = 0.8  # share of non-zero weights above which picking rows is not worth it
+MANY_COLUMNS = 128  # columns from which a Gram matrix for each direction costs more than conjugate gradients for all
+_SOLVED = 1e-12  # slope left by them up to which nothing else is needed; rows together have size one
+_FROM_NOWHERE = 2  # descents more where no start is known
 _SHIFT = 500  # rounding units of the mean eigenvalue; moves no eigenvector, keeps an exactly singular Gram factorable
+
+_Solve = Callable[[Tensor, Tensor | None], Tensor]  # weights [k, m] and vectors near the answer to unit [k, b]
 
 
 def least_directions(L: Tensor, weights: Tensor, starts: Tensor | None = None) -> Tensor:
@@ -48,7 +57,9 @@ def least_directions(L: Tensor, weights: Tensor, starts: Tensor | None = None) -
 def robust_null_directions(L: Tensor, weights: Tensor, *, rounds: int = 10, starts: Tensor | None = None) -> Tensor:
     """The direction that most of the given rows annihilate, though some of them do not (PRISM, step 2).
 
-    Iteratively reweighted least squares with weights ``w_j median^2 / (y_j^2 + median^2)``, ``y = L q``.
+    Iteratively reweighted least squares with weights ``w_j median^2 / (y_j^2 + median^2)``, ``y = L q``. From
+    128 columns on, each reweighting is solved by a few conjugate gradients: what is still wrong is put right
+    by the next, and a matrix for each direction would cost ten times as much.
 
     Args:
         L: ``[m, b]`` float64.
@@ -60,12 +71,17 @@ def robust_null_directions(L: Tensor, weights: Tensor, *, rounds: int = 10, star
         ``[k, b]`` unit directions.
     """
     trusted = weights.to(L.dtype)
-    directions = least_directions(L, trusted, starts)
+    solve = _roughly(L)
+    if starts is None and L.shape[1] >= MANY_COLUMNS:
+        starts = _anywhere(L, len(trusted))
+        for _ in range(_FROM_NOWHERE):
+            starts = solve(trusted, starts)
+    directions = solve(trusted, starts)
     for _ in range(rounds):
         values = (directions @ L.T).abs()
         scale = values.masked_fill(trusted == 0, torch.nan).nanmedian(dim=1, keepdim=True).values
         scale = scale.nan_to_num(1.0).clamp_min(1e-12)
-        directions = least_directions(L, trusted * scale.square() / (values.square() + scale.square()), directions)
+        directions = solve(trusted * scale.square() / (values.square() + scale.square()), directions)
     return directions
 
 
@@ -83,10 +99,11 @@ def reselect_directions(L: Tensor, directions: Tensor, *, share: float = 0.25, r
     """
     m, b = L.shape
     count = min(m, max(int(1.5 * b), int(share * m)))
+    solve = _roughly(L)
     for _ in range(rounds if len(directions) else 0):
         values = (directions @ L.T).abs()
         smallest = values <= values.kthvalue(count, dim=1, keepdim=True).values
-        directions = least_directions(L, smallest, directions)
+        directions = solve(smallest, directions)
     return directions
 
 
@@ -99,9 +116,40 @@ def refine_directions(L: Tensor, directions: Tensor, *, zero_tol: float | Tensor
         zero_tol: one for all, or one for each, ``[k]``; see :func:`seepage.linalg.nullspace.zero_mask`.
         rounds: how often to repeat with the rows that came out zero.
     """
-    for _ in range(rounds):
-        directions = least_directions(L, zero_mask(L, directions, zero_tol=zero_tol), directions)
+    solve = _precisely(L)
+    for _ in range(rounds if len(directions) else 0):
+        directions = solve(zero_mask(L, directions, zero_tol=zero_tol), directions)
     return directions
+
+
+def _roughly(L: Tensor) -> _Solve:
+    """:func:`least_directions`, or a few conjugate gradients towards it where there are many columns."""
+    if L.shape[1] < MANY_COLUMNS:
+        return partial(least_directions, L)
+    whitened = Whitened.of(L)
+
+    def solve(weights: Tensor, starts: Tensor | None) -> Tensor:
+        return whitened.descend(weights, _anywhere(L, len(weights)) if starts is None else starts)[0]
+
+    return solve
+
+
+def _precisely(L: Tensor) -> _Solve:
+    """As :func:`_roughly`; what conjugate gradients do not bring to rounding is solved anew."""
+    if L.shape[1] < MANY_COLUMNS:
+        return partial(least_directions, L)
+    whitened = Whitened.of(L)
+
+    def solve(weights: Tensor, starts: Tensor | None) -> Tensor:
+        if starts is None:
+            return least_directions(L, weights)
+        found, left = whitened.descend(weights, starts)
+        rough = left > _SOLVED
+        if bool(rough.any()):
+            found[rough] = least_directions(L, weights[rough], starts[rough])
+        return found
+
+    return solve
 
 
 def _gram(L: Tensor, weights: Tensor) -> Tensor:

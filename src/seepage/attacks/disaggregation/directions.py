@@ -8,7 +8,13 @@ from seepage.attacks.disaggregation.mixture import Mixture
 from seepage.attacks.disaggregation.separable import separable_share
 from seepage.linalg.dictionary import small_share
 from seepage.linalg.nullspace import largest_leverage, merge_directions, zero_mask
-from seepage.linalg.rounding import least_directions, refine_directions, reselect_directions, robust_null_directions
+from seepage.linalg.rounding import (
+    MANY_COLUMNS,
+    least_directions,
+    refine_directions,
+    reselect_directions,
+    robust_null_directions,
+)
 
 __all__ = [
     "accept",
@@ -137,15 +143,16 @@ def round_roughly(mixture: Mixture, guesses: Tensor) -> Tensor:
 def round_either(mixture: Mixture, guesses: Tensor) -> Tensor:
     """As :func:`round_inputs`, of guesses whose sign is open: a third of the work that both signs would take.
 
-    Some rounds in float32 show which sign leaves more small entries; that one goes on in float64, whose digits only the
-    last rounds need.
+    Some rounds show which sign leaves more small entries; that one goes on. Of small batches they are in float32: only
+    the last rounds need more digits.
 
     Returns:
         ``[k, b]`` unit directions, one a guess.
     """
-    count, L = len(guesses), mixture.L.float()
+    few = mixture.batch_size < MANY_COLUMNS
+    count, L = len(guesses), mixture.L.float() if few else mixture.L
     trusted = _trust(mixture, torch.cat([guesses, -guesses]))
-    rough = robust_null_directions(L, trusted.float(), rounds=_ROUNDS_OF_BOTH)
+    rough = robust_null_directions(L, trusted.to(L), rounds=_ROUNDS_OF_BOTH)
     small = zero_mask(L, rough, zero_tol=_SMALL).sum(dim=1)
     sign = torch.arange(count, device=small.device) + count * (small[count:] > small[:count])
     starts = rough[sign].double()

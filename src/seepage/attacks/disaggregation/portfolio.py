@@ -9,7 +9,7 @@ import torch
 from seepage.attacks.disaggregation.found import Found, Proposals
 from seepage.attacks.disaggregation.mixture import Mixture
 
-__all__ = ["Arm", "Turns", "take_turns"]
+__all__ = ["Arm", "InTurn", "Turns", "take_turns"]
 
 _FALLEN = 0.5  # share of the first yield below which something else is tried
 _LONGEST = 4  # times the effort an arm begins with
@@ -20,6 +20,26 @@ class Arm(Protocol):
     """One way to propose; ``effort`` (1, 2, 4) asks for a longer run where that exists."""
 
     def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator, *, effort: int) -> Proposals: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InTurn:
+    """One arm made of two: one while many examples are missing, the other after.
+
+    Args:
+        early: the first.
+        late: the second.
+        most: examples missing for which the second is better.
+    """
+
+    early: Arm
+    late: Arm
+    most: int
+
+    def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator, *, effort: int) -> Proposals:
+        """One turn of one of them."""
+        arm = self.late if mixture.batch_size - len(found) <= self.most else self.early
+        return arm(mixture, found, generator, effort=effort)
 
 
 def take_turns(arms: Sequence[Arm], mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:

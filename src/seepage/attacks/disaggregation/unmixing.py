@@ -10,7 +10,7 @@ from seepage.attacks.disaggregation.directions import round_either, round_ends, 
 from seepage.attacks.disaggregation.found import Found, Proposals
 from seepage.attacks.disaggregation.mixture import Mixture
 from seepage.linalg.dictionary import LogCosh, sparse_directions
-from seepage.linalg.filters import FilterBank
+from seepage.linalg.filters import FilterBank, as_image
 from seepage.linalg.ica import Contrast, unmix
 from seepage.linalg.nullspace import merge_directions, zero_mask
 from seepage.linalg.sphere import RiemannianAdam
@@ -22,8 +22,9 @@ _FEW = 128  # so are the guesses of a turn that has no more,
 _PLENTY = 64  # but not where the descent alone found as many
 _DESCENT = RiemannianAdam(steps=150, step_size=0.07)
 _SAME = 1 - 1e-6  # cosine of copies
-_STEPS, _MORE_STEPS = 60, 15  # of unmixing: from nothing, and from where the last turn ended
+_STEPS, _MORE_STEPS = 60, 15  # of unmixing: of all that is missing, and where something was found in the meantime
 _ROWS_AT_ONCE = 32  # mixtures filtered at a time
+_WINDOW = 24  # pixels a side of the parts of a large input
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Unmixing:
         bank: makes the inputs sparse.
         contrast: tells them from mixtures.
         shape: of one input.
-        samples: of filtered pixels at most, drawn anew each turn.
+        samples: of filtered pixels at most; windows on larger inputs are drawn anew each turn.
     """
 
     bank: FilterBank
@@ -79,23 +80,38 @@ class Unmixing:
         """
         basis = mixture.missing(found.directions)  # [k, b]
         images = basis.float() @ mixture.factors.right.float()  # [k, n]
-        first = self.bank(images[:1], self.shape)
-        if first is None:  # no stencil fits into an input this small
+        windows = self._windows(generator)
+        filtered = [self._filtered(part, windows) for part in torch.split(images, _ROWS_AT_ONCE)]
+        if any(part is None for part in filtered):  # no stencil fits into an input this small
             return basis[:0]
-        columns = torch.randperm(first.shape[1], generator=generator, device=generator.device)[: self.samples]
-        filtered = torch.cat([self._filtered(part, columns) for part in torch.split(images, _ROWS_AT_ONCE)])
+        samples = torch.cat([part for part in filtered if part is not None])  # [k, windows, stencils, c, h', w']
         before = None if start is None or len(start) < len(basis) else _still_missing(start, basis)
-        weights = unmix(filtered, contrast=self.contrast, generator=generator, steps=steps, start=before)
+        weights = unmix(samples, contrast=self.contrast, generator=generator, steps=steps, start=before)
         guesses = weights.double() @ basis
         size = math.sqrt(mixture.layer.weight.shape[1])  # of normalised inputs; only the bias minds
         scaled: Tensor = guesses * (size / guesses.norm(dim=1, keepdim=True).clamp_min(1e-300))
         return scaled
 
-    def _filtered(self, images: Tensor, columns: Tensor) -> Tensor:
-        answers = self.bank(images, self.shape)
-        assert answers is not None  # it fitted the first image
-        chosen: Tensor = answers[:, columns.to(answers.device)]
-        return chosen
+    def _windows(self, generator: torch.Generator) -> list[tuple[slice, slice]]:
+        """Parts of a large input that are looked at; all of a small one."""
+        channels, *sides = as_image(self.shape)
+        wanted = self.samples // (channels * len(self.bank.stencils))
+        if sides[0] * sides[1] <= wanted:
+            return [(slice(None), slice(None))]
+        cut = [min(side, _WINDOW) for side in sides]
+        count = max(1, wanted // (cut[0] * cut[1]))
+        corners = [
+            torch.randint(side - part + 1, (count,), generator=generator, device=generator.device).tolist()
+            for side, part in zip(sides, cut, strict=True)
+        ]
+        return [(slice(y, y + cut[0]), slice(x, x + cut[1])) for y, x in zip(*corners, strict=True)]
+
+    def _filtered(self, images: Tensor, windows: list[tuple[slice, slice]]) -> Tensor | None:
+        pixels = images.reshape(len(images), *as_image(self.shape))
+        parts = [pixels[:, :, down, across] for down, across in windows]
+        answers = [self.bank(part.flatten(1), tuple(part.shape[1:])) for part in parts]
+        fitting = [answer for answer in answers if answer is not None]
+        return torch.stack(fitting, dim=1) if fitting else None
 
 
 def _count_new(mixture: Mixture, found: Found, directions: Tensor) -> int:
@@ -114,7 +130,9 @@ class Continued:
 
     def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator) -> Tensor:
         """``[k, b]`` rough inputs, up to sign."""
-        steps = _STEPS if self._last is None else _MORE_STEPS
+        missing = mixture.batch_size - len(found)
+        progress = self._last is not None and missing < len(self._last)
+        steps = _MORE_STEPS if progress else _STEPS
         self._last = self.way.guess(mixture, found, generator, steps=steps, start=self._last)
         return self._last
 
