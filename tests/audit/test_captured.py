@@ -101,3 +101,13 @@ def test_the_control_counts_labels_and_a_crash_fails_it(plant: Plant) -> None:
     broke = control_on_noise(plant(breaks=True), seen, batch_size=8, seed=0)
     assert (broke.batch_size, broke.passed) == (1, False)  # the easiest case of all is tried last
     assert "ZeroDivisionError" in broke.reason
+
+
+@pytest.mark.parametrize("name", ["labels", "ilrg", "vit-patches", "solved-git", "exact-labels"])
+def test_advice_names_the_option_of_seepage_attack(name: str) -> None:
+    found = audit(build_attack(name, budget=Budget(samples=100)))(capture(8, noise=1e-3))
+    assert "--knows" not in found.describe()
+
+
+def test_a_batch_size_that_is_lacking_is_asked_for_by_its_own_option() -> None:
+    assert "`--batch-size`" in audit(build_attack("ilrg", budget=Budget(samples=100)))(capture(8)).describe()
