@@ -361,6 +361,20 @@ def test_other_weights_of_the_same_name_are_another_run(tmp_path: Path, capsys: 
     assert "it differs in network_sha256" in capsys.readouterr().err
 
 
+def test_a_network_whose_source_was_changed_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = (
+        "from torch import nn\n\n\ndef make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))\n"
+    )
+    for text, code in ((source, 1), (source, 1), (source.replace("ReLU", "GELU"), 2)):
+        (tmp_path / "my_own_net.py").write_text(text)
+        assert audit(tmp_path, "--batch-size", "2", network="my_own_net:make") == code
+    assert "it differs in network_source_sha256" in capsys.readouterr().err
+
+
 def started_with_a_torch_that(tmp_path: Path, does: str) -> subprocess.Popen[str]:
     (tmp_path / "torch.py").write_text(does, encoding="utf8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
