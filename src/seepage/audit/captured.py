@@ -15,6 +15,7 @@ from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
 from seepage.audit.unread import unread_parameters
 from seepage.federated.storage import Capture
+from seepage.networks.layers import read_once
 from seepage.types import (
     GRANT_SIZE,
     NOT_BEGUN,
@@ -53,6 +54,7 @@ class CapturedAudit:
     seed: int = 0
     rule: UpdateRule | None = None
 
+    @read_once()
     def __call__(self, capture: Capture, *, progress: Progress = go_on) -> Attacked:
         """Attack it; a crash of the attack is a result of its own, and silence is held against a control.
 
