@@ -93,7 +93,7 @@ def _unfit(size: int, reason: str) -> ControlCase:
         exact=0,
         recovered=0,
         passed=False,
-        reason=f"it could not run: {reason}",
+        reason=f"It could not run: {reason}",
         seconds=0.0,
     )
 
@@ -101,9 +101,9 @@ def _unfit(size: int, reason: str) -> ControlCase:
 def _case(finding: Finding) -> ControlCase:
     recovered = finding.given()
     if finding.obstacles:
-        reason = "it could not run: " + " ".join(finding.obstacles)
+        reason = "It could not run: " + " ".join(finding.obstacles)
     elif finding.error is not None:
-        reason = f"it broke: {finding.error}"
+        reason = f"It broke: {finding.error}"
     else:
         reason = finding.reason
     return ControlCase(

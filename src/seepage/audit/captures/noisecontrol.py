@@ -101,7 +101,7 @@ def _one(
         if fits:
             found = attack(seen, generator=chance, progress=progress)
     except Exception as raised:  # a control that breaks is one that failed
-        reason = f"it broke: {type(raised).__name__}: {raised}"
+        reason = f"It broke: {type(raised).__name__}: {raised}"
     recovered = 0 if found is None else _recovered(found, batch)
     stopped = None if found is None else found.stats.get("stopped")
     case = ControlCase(
