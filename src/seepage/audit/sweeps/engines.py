@@ -115,9 +115,11 @@ class LocalPool:
         self._pool.shutdown()
         while self._suspects:
             shard = self._suspects.pop()
-            with _pool(1) as alone, one_thread(), _deaf_to_interrupts():
+            with _pool(1) as alone, one_thread():
                 try:
-                    rows = alone.submit(run_shard, shard).result()
+                    with _deaf_to_interrupts():
+                        future = alone.submit(run_shard, shard)
+                    rows = future.result()
                 except BrokenProcessPool:
                     rows = broken_rows(shard, DIED)
             yield shard, rows
