@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -358,3 +359,62 @@ def test_other_weights_of_the_same_name_are_another_run(tmp_path: Path, capsys: 
         save_weights(build_network("mlp:100", input_shape=(1, 8, 8), classes=10, seed=seed), file)
         assert audit(tmp_path, "--batch-size", "2", "--weights", str(file)) == code
     assert "it differs in network_sha256" in capsys.readouterr().err
+
+
+def test_a_network_whose_source_was_changed_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = (
+        "from torch import nn\n\n\ndef make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))\n"
+    )
+    for text, code in ((source, 1), (source, 1), (source.replace("ReLU", "GELU"), 2)):
+        (tmp_path / "my_own_net.py").write_text(text)
+        assert audit(tmp_path, "--batch-size", "2", network="my_own_net:make") == code
+    assert "it differs in network_source_sha256" in capsys.readouterr().err
+
+
+def started_with_a_torch_that(tmp_path: Path, does: str) -> subprocess.Popen[str]:
+    (tmp_path / "torch.py").write_text(does, encoding="utf8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "seepage", "--version"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def test_ctrl_c_while_torch_is_imported_ends_with_130_and_a_sentence(tmp_path: Path) -> None:
+    # Compiled modules turn the exception into others, so that a clause for it would not do.
+    sleeps = (
+        "import time\nprint('importing', flush=True)\n"
+        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise ImportError('initialization failed')\n"
+    )
+    with started_with_a_torch_that(tmp_path, sleeps) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "seepage: interrupted.\n")
+    assert process.returncode == 130
+
+
+def test_ctrl_c_where_nothing_is_kept_says_so_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seepage.cli.app.inspect_network", interrupted)
+    assert seepage("inspect", "--network", "mlp:8", "--input-shape", "4", "--classes", "2") == 130
+    assert capsys.readouterr().err == "seepage: interrupted.\n"
+
+
+def test_an_installation_that_is_broken_is_no_leak(tmp_path: Path) -> None:
+    with started_with_a_torch_that(tmp_path, "raise ImportError('libtorch.so: no such file')\n") as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "libtorch.so" in said
+    assert "says nothing of the data" in said

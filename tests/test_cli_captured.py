@@ -200,7 +200,7 @@ def test_silence_exits_with_0_beside_a_passed_control_and_with_4_beside_a_failed
     bundle(tmp_path / "b", 60, noise=1.0)
     given = ("--update", str(tmp_path / "b"), "--attack", "spear", "--budget", "3000")
     assert attack(tmp_path, *given) == 0
-    assert "random inputs: passed" in capsys.readouterr().out
+    assert "random input: passed" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "finding.json").read_text())["control"]["passed"]
     monkeypatch.setattr("seepage.cli.captured.build_attack", lambda *_, **__: plant())
     assert attack(tmp_path, *given) == 4

@@ -31,7 +31,7 @@ BUILT_ON: dict[str, dict[str, set[str]]] = {  # of each room that has rooms: wha
     },
     "audit": {
         "scores": {"findings"},
-        "captures": {"catalogue", "findings", "record", "unread"},
+        "captures": {"catalogue", "findings", "record", "scores", "unread"},
         "sweeps": {"catalogue", "control", "environment", "findings", "findingsfile", "run", "tomlfile", "unread"},
     },
 }

@@ -329,6 +329,22 @@ def test_public_inputs_of_another_scaling_are_an_obstacle() -> None:
     assert "`--normalize`" in obstacle.reason
 
 
+def test_public_inputs_as_files_hold_them_are_an_obstacle_where_the_client_scales() -> None:
+    network = net()
+    attack, seen = trained(network, epochs=1).inverter, observe(network, public(1))
+    digits = load_dataset("digits")
+    low, high = digits.normalization.bounds()
+    scaled = dataclasses.replace(seen, bounds=(low, high))
+    assert not attack.obstacles(scaled)
+    assert attack.public is not None
+    raw = dataclasses.replace(attack.public, inputs=digits.normalization.invert(attack.public.inputs).clamp(0, 1))
+    (obstacle,) = dataclasses.replace(attack, public=raw).obstacles(scaled)
+    assert "all in [0, 1]" in obstacle.reason
+    assert "`--normalize`" in obstacle.reason
+    unscaled = dataclasses.replace(seen, bounds=(torch.zeros(1), torch.ones(1)))
+    assert not dataclasses.replace(attack, public=raw).obstacles(unscaled)
+
+
 def test_train_and_audit_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(tmp_path / "mine.safetensors")
     options = ["--data", "digits", "--network", "mlp:32:sigmoid"]

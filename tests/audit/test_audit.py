@@ -20,6 +20,8 @@ from seepage.cli.show import finding_line
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
+from seepage.networks import layers
+from seepage.networks.tracing import trace_forward
 from seepage.networks.zoo import build_network
 from seepage.report.counts import count
 from seepage.report.summary import summarize
@@ -298,3 +300,10 @@ def test_silence_about_a_network_that_was_not_understood_is_inconclusive(found: 
     assert not unread.conclusive
     assert "gru.weight_ih_l0 was not understood" in summarize([unread]).sentences[0]
     assert verdict([changed(found[0], unread=["gru.weight_ih_l0"])], batches=1, threshold=0.0) is Verdict.LEAKED
+
+
+def test_a_batch_is_audited_on_one_reading_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = list[int]()
+    monkeypatch.setattr(layers, "trace_forward", lambda *of: passes.append(1) or trace_forward(*of))
+    assert len(list(audit(SPEAR(budget=Budget(samples=20_000)))())) == 2
+    assert len(passes) == 2

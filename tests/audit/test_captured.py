@@ -1,6 +1,6 @@
 """A capture's verdict: silence counts beside a passed control only, and what is in doubt is never "nothing leaked"."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.federated.storage import Capture, CaptureHeader, Sign, UpdateKind
 from seepage.networks.zoo import build_network
-from seepage.types import Attack, GradientUpdate
+from seepage.types import Attack, GradientUpdate, Observation, Obstacle, PrivateBatch, Progress, Reconstruction, go_on
 
 DIGITS = load_dataset("digits", normalize="none")
 NETWORK = build_network("mlp:100", input_shape=DIGITS.input_shape, classes=10, seed=3)
@@ -37,6 +37,24 @@ def capture(b: int = 4, *, noise: float = 0.0, **fields: object) -> Capture:
 
 def audit(attack: Attack) -> CapturedAudit:
     return CapturedAudit(network=NETWORK, input_shape=DIGITS.input_shape, classes=10, attack=attack)
+
+
+class OfOneSize:
+    """An attack that takes batches of one size only, which the rank of the first layer's gradient tells it."""
+
+    name = "of one size"
+
+    def __init__(self, size: int, attack: Attack) -> None:
+        self.size, self.attack = size, attack
+
+    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
+        rank = int(torch.linalg.matrix_rank(observation.latest.update["1.weight"].double(), rtol=1e-5))
+        return [] if rank == self.size else [Obstacle(where="batch size", reason=f"takes {self.size}; found {rank}.")]
+
+    def __call__(
+        self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
+    ) -> Reconstruction:
+        return self.attack(observation, generator=generator, progress=progress)
 
 
 def test_silence_beside_a_failed_control_is_inconclusive(plant: Plant) -> None:
@@ -101,3 +119,43 @@ def test_the_control_counts_labels_and_a_crash_fails_it(plant: Plant) -> None:
     broke = control_on_noise(plant(breaks=True), seen, batch_size=8, seed=0)
     assert (broke.batch_size, broke.passed) == (1, False)  # the easiest case of all is tried last
     assert "ZeroDivisionError" in broke.reason
+
+
+@pytest.mark.parametrize("name", ["labels", "ilrg", "vit-patches", "solved-git", "exact-labels"])
+def test_advice_names_the_option_of_seepage_attack(name: str) -> None:
+    found = audit(build_attack(name, budget=Budget(samples=100)))(capture(8, noise=1e-3))
+    assert "--knows" not in found.describe()
+
+
+def test_a_batch_size_that_is_lacking_is_asked_for_by_its_own_option() -> None:
+    assert "`--batch-size`" in audit(build_attack("ilrg", budget=Budget(samples=100)))(capture(8)).describe()
+
+
+def dark(scale: float, b: int = 6) -> Capture:
+    """Inputs of ``scale``, whose gradient the network's biases alone decide."""
+    chance = torch.Generator().manual_seed(0)
+    inputs = scale * torch.rand(b, *DIGITS.input_shape, generator=chance)
+    batch = PrivateBatch(inputs=inputs, labels=torch.randint(10, (b,), generator=chance))
+    header = CaptureHeader(kind=UpdateKind.GRADIENT, sign=Sign.UPHILL, rule="fedsgd")
+    return Capture(header=header, update=FedSGD()(NETWORK, batch, chance), before=NETWORK.state_dict())
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-30])
+def test_one_example_is_too_easy_a_control_beside_inputs_too_small_to_tell_apart(scale: float) -> None:
+    seen = observe(dark(scale), NETWORK, input_shape=DIGITS.input_shape, classes=10)
+    case = control_on_noise(SPEAR(budget=Budget(samples=3_000)), seen, batch_size=6, seed=0)
+    assert (case.batch_size, case.recovered, case.passed) == (1, 1, False)
+    assert "hardly apart" in case.reason
+
+
+def test_one_example_of_any_size_comes_out() -> None:
+    assert audit(SPEAR(budget=Budget(samples=3_000)))(dark(1e-30, b=1)).certified == 1
+
+
+def test_an_attack_for_one_size_gets_a_control_of_that_size(plant: Plant) -> None:
+    seen = observe(capture(8), NETWORK, input_shape=DIGITS.input_shape, classes=10)
+    for_eight = OfOneSize(8, build_attack("spearpp", budget=Budget(samples=20_000)))
+    case = control_on_noise(for_eight, seen, batch_size=8, seed=0)
+    assert (case.batch_size, case.passed) == (8, True)
+    broke = control_on_noise(OfOneSize(8, plant(breaks=True)), seen, batch_size=8, seed=0)
+    assert (broke.batch_size, broke.passed) == (8, False)

@@ -8,11 +8,12 @@ import torch
 
 from seepage.attacks.auto import Auto
 from seepage.attacks.budget import Budget
+from seepage.attacks.prism import PRISM
 from seepage.attacks.spear import SPEAR
 from seepage.audit.control import run_control, with_control
 from seepage.audit.record import Verdict, verdict
 from seepage.audit.run import Audit
-from seepage.data.sources import load_dataset
+from seepage.data.sources import InputKind, load_dataset
 from seepage.federated.noising import GaussianNoise
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
@@ -287,3 +288,20 @@ def test_where_auto_matched_gradients_the_control_does_too() -> None:
     assert control is not None
     assert control.exact == 0
     assert run_control(plan).exact == 4  # by the layer that matching does not use
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_one_example_is_too_easy_a_control_where_the_network_tells_none_apart(activation: str) -> None:
+    digits = load_dataset("digits", normalize="none")
+    tiny = replace(
+        audit(SPEAR(budget=Budget(samples=3_000)) if activation == "relu" else PRISM(budget=Budget(samples=200))),
+        dataset=replace(digits, kind=InputKind.OTHER, inputs=digits.inputs * 1e-30),
+        network=build_network(f"mlp:100:{activation}", input_shape=digits.input_shape, classes=10, seed=0),
+        batch_size=6,
+    )
+    (audited,) = with_control(tiny)
+    finding = audited.finding
+    assert finding.silent
+    assert finding.control is not None
+    assert not finding.control.passed
+    assert verdict([finding], batches=1, threshold=0.0) is Verdict.INCONCLUSIVE

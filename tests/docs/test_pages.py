@@ -13,7 +13,7 @@ import torch
 import typer
 
 from seepage.audit.catalogue import ATTACKS
-from seepage.cli import app
+from seepage.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -384,3 +384,13 @@ def test_a_network_that_nobody_changes_can_be_read_once_for_all_questions(monkey
     assert len(passes) == 2
     read_layers(network, (1, 8, 8))
     assert len(passes) == 3
+
+
+def test_within_one_reading_another_network_or_mode_is_read_anew() -> None:
+    with read_once():
+        for outputs in range(2, 12):  # each is let go at once, and the next may come by its id
+            assert read_layers(nn.Sequential(nn.Linear(4, outputs)), (4,)).classes == outputs
+        network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Dropout(), nn.Linear(3, 2))
+        assert "dropout" not in read_layers(network.eval(), (4,)).layers[0].followed_by
+        training = read_layers(network.train(), (4,))
+    assert training == read_layers(network, (4,))

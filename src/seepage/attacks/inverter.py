@@ -65,17 +65,21 @@ class Inverter:
         return [*found, *size_obstacles(observation, self.blueprint.examples, why=self._fixed)]
 
     def _misscaled(self, observation: Observation) -> list[Obstacle]:
-        """Public inputs mostly beyond the valid range were scaled otherwise than the client's."""
+        """Public inputs were scaled otherwise than the client's if they lie mostly beyond the valid range, or are as
+        files hold them, all in [0, 1], where the range is wider: what is scaled by channel has negative numbers.
+        """
         if self.public is None or observation.bounds is None:
             return []
         low, high = (bound.to(self.public.inputs) for bound in observation.bounds)
-        out = _far_out(self.public.inputs, low, high)
-        if out <= _UNLIKE:
+        out, valid = _far_out(self.public.inputs, low, high), (float(low.min()), float(high.max()))
+        least, most = (float(end) for end in self.public.inputs.aminmax())
+        if out > _UNLIKE:
+            found = f"of which {out:.0%} lie far out of the valid range here"
+        elif least >= 0 and most <= 1 and (valid[0] < -_BEYOND or valid[1] > 1 + _BEYOND):
+            found = f"all in [0, 1], where the valid range here is {valid[0]:.2g} to {valid[1]:.2g}"
+        else:
             return []
-        reason = (
-            f"was trained on inputs of another scaling, of which {out:.0%} lie far out of the valid range here: give "
-            "training and audit the same `--normalize`."
-        )
+        reason = f"was trained on inputs of another scaling, {found}: give training and audit the same `--normalize`."
         return [Obstacle(where="attack network", reason=reason)]
 
     def _misfit(self, update: Mapping[str, Tensor]) -> list[Obstacle]:

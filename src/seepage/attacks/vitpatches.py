@@ -11,7 +11,7 @@ from seepage.attacks.recursion.patchsystem import PatchSystem, find_patch_system
 from seepage.attacks.walk.distances import Squared
 from seepage.attacks.walk.objective import Objective, make_objective, twice_differentiable
 from seepage.networks.layers import read_layers
-from seepage.types import Observation, Obstacle, Outcome, Progress, Reconstruction, Stats, Traces, go_on
+from seepage.types import GRANT_SIZE, Observation, Obstacle, Outcome, Progress, Reconstruction, Stats, Traces, go_on
 
 __all__ = ["ViTPatches"]
 
@@ -55,7 +55,7 @@ class ViTPatches:
             found.append(Obstacle(where=f"rule {observation.rule.name}", reason="sends no plain gradient."))
         size = latest.known_size
         if size != 1:
-            there = "it is unknown: grant it (`--knows batch-size`)" if size is None else f"found {size}"
+            there = f"it is unknown: {GRANT_SIZE}" if size is None else f"found {size}"
             reason = f"should be known to be 1: the positions' gradient sums over examples; {there}."
             found.append(Obstacle(where="batch size", reason=reason))
         if found:

@@ -15,7 +15,9 @@ from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
 from seepage.audit.unread import unread_parameters
 from seepage.federated.storage import Capture
+from seepage.networks.layers import read_once
 from seepage.types import (
+    GRANT_SIZE,
     NOT_BEGUN,
     Attack,
     Observation,
@@ -28,6 +30,7 @@ from seepage.types import (
 
 __all__ = ["CapturedAudit"]
 
+_OWN_GRANT = "state it (`--batch-size`)"
 _NOTHING_SENT = "The update should hold something; found zeros: nothing was trained, or the same weights saved twice."
 
 
@@ -51,6 +54,7 @@ class CapturedAudit:
     seed: int = 0
     rule: UpdateRule | None = None
 
+    @read_once()
     def __call__(self, capture: Capture, *, progress: Progress = go_on) -> Attacked:
         """Attack it; a crash of the attack is a result of its own, and silence is held against a control.
 
@@ -61,7 +65,7 @@ class CapturedAudit:
             capture, self.network, input_shape=self.input_shape, classes=self.classes, stated=self.rule
         )
         started = time.monotonic()
-        obstacles = tuple(str(obstacle) for obstacle in self.attack.obstacles(observation))
+        obstacles = tuple(_advised(str(obstacle)) for obstacle in self.attack.obstacles(observation))
         if not any(bool(tensor.any()) for tensor in observation.latest.update.values()):
             obstacles = (_NOTHING_SENT,)  # more likely the same state saved twice than a client that learnt nothing
         found, error = None, None
@@ -69,6 +73,7 @@ class CapturedAudit:
             try:
                 generator = torch.Generator().manual_seed(self.seed)
                 found = self.attack(observation, generator=generator, progress=progress)
+                found = replace(found, reason=_advised(found.reason))
             except Exception as raised:  # told apart from "found nothing"
                 error = f"{type(raised).__name__}: {raised}"
         if found is not None and found.stats.get("stopped") == NOT_BEGUN:
@@ -118,6 +123,11 @@ class CapturedAudit:
             device="cpu",
             versions=versions(),
         )
+
+
+def _advised(text: str) -> str:
+    """Advice as it is followed here: the batch size is the sender's word, not a grant."""
+    return text.replace(GRANT_SIZE, _OWN_GRANT)
 
 
 def _claim(observation: Observation, found: Reconstruction | None) -> str:

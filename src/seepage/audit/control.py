@@ -1,13 +1,17 @@
 """The positive control: silence counts only beside the same attack succeeding where it must."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from seepage.attacks.auto import Auto
+from seepage.audit.chances import chance
 from seepage.audit.findings import ControlCase, Finding
 from seepage.audit.run import Audit, Audited
+from seepage.audit.scores.activity import TOO_EASY, tells_apart
+from seepage.data.sources import draw_batch
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
 from seepage.types import Progress, go_on
@@ -50,8 +54,9 @@ def run_control(audit: Audit, *, progress: Progress = go_on) -> ControlCase:
 
     The largest of ``CONTROL_SIZES`` comes first: the closer a case is to the audited one, the more its success says.
     It passes if every example is recovered: exactly, or recognisably by an attack that approximates. A likeness that
-    any guess reaches, as of plain sky, is no success. An attack for one size alone, which refuses all smaller batches,
-    gets one of the audited size.
+    any guess reaches, as of plain sky, is no success, and neither is one example alone where the network tells examples
+    hardly apart (:func:`tells_apart`). An attack for one size alone, which refuses all smaller batches, gets one of the
+    audited size.
     """
     seed = int(np.random.SeedSequence(audit.seed, spawn_key=_KEY).generate_state(1)[0])
     case, fits = None, False
@@ -66,9 +71,18 @@ def run_control(audit: Audit, *, progress: Progress = go_on) -> ControlCase:
             case, fits = case or _unfit(size, str(error)), True
         if case.passed or case.interrupted:
             break
+    if case is not None and case.passed and case.batch_size == 1 < audit.batch_size and not _tells_apart(audit, seed):
+        return case.model_copy(update={"passed": False, "reason": f"{case.reason} But {TOO_EASY}."})
     if case is None:
         raise ValueError(f"`batch_size` should be at least 1; found {audit.batch_size}.")
     return case
+
+
+def _tells_apart(audit: Audit, seed: int) -> bool:
+    size = min(CONTROL_SIZES[0], len(audit.dataset))
+    batch, _ = draw_batch(audit.dataset, batch_size=size, generator=chance(seed, 0, "data"))
+    network = copy.deepcopy(audit.network).to(audit.device, audit.dtype)
+    return tells_apart(network, batch.inputs.to(audit.device, audit.dtype))
 
 
 def _unfit(size: int, reason: str) -> ControlCase:
@@ -79,7 +93,7 @@ def _unfit(size: int, reason: str) -> ControlCase:
         exact=0,
         recovered=0,
         passed=False,
-        reason=f"it could not run: {reason}",
+        reason=f"It could not run: {reason}",
         seconds=0.0,
     )
 
@@ -87,9 +101,9 @@ def _unfit(size: int, reason: str) -> ControlCase:
 def _case(finding: Finding) -> ControlCase:
     recovered = finding.given()
     if finding.obstacles:
-        reason = "it could not run: " + " ".join(finding.obstacles)
+        reason = "It could not run: " + " ".join(finding.obstacles)
     elif finding.error is not None:
-        reason = f"it broke: {finding.error}"
+        reason = f"It broke: {finding.error}"
     else:
         reason = finding.reason
     return ControlCase(

@@ -15,6 +15,8 @@ from torch import nn
 from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
 from seepage.audit.run import Audit
+from seepage.networks.factories import source_sha256
+from seepage.networks.zoo import network_source_sha256
 from seepage.types import ThreatModel
 
 __all__ = ["Verdict", "attack_sha256", "record", "verdict"]
@@ -64,6 +66,7 @@ def record(audit: Audit, *, command: str, budget: str, weights: str | None, atta
         "seed": audit.seed,
         "network": audit.network_name,
         "network_sha256": _state_sha256(audit.network),
+        "network_source_sha256": network_source_sha256(audit.network_name),
         "weights": weights,
         "input_shape": list(dataset.input_shape),
         "classes": dataset.classes,
@@ -93,9 +96,9 @@ def record(audit: Audit, *, command: str, budget: str, weights: str | None, atta
 
 
 def attack_sha256(spec: str) -> str | None:
-    """Of the file behind ``git:FILE`` or ``git:FILE+ig``: an attack network that was trained anew is another one."""
+    """Of the file behind ``git:FILE``, ``git:FILE+ig`` or one's own ``module:factory``: with another it is another."""
     if not spec.startswith("git:"):
-        return None
+        return source_sha256(spec) if ":" in spec else None
     text = spec.removeprefix("git:")
     file = next((Path(one) for one in (text, text.rpartition("+")[0]) if Path(one).is_file()), None)
     return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()

@@ -18,6 +18,7 @@ from seepage.audit.unread import unread_parameters
 from seepage.data.sources import Dataset, InputKind, draw_batch
 from seepage.errors import InputError
 from seepage.metrics import recognisable_images
+from seepage.networks.layers import read_once
 from seepage.types import (
     NOT_BEGUN,
     Attack,
@@ -91,6 +92,7 @@ class Audit:
             if index not in done:
                 yield self._audit_batch(network, index, progress)
 
+    @read_once()
     def _audit_batch(self, network: nn.Module, index: int, progress: Progress) -> Audited:
         batch = self._draw(index)
         observation = self._observe(network, batch, index)

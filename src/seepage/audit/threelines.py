@@ -20,7 +20,7 @@ from seepage.data.normalization import make_normalization
 from seepage.data.sources import Dataset, InputKind, draw_batch
 from seepage.errors import InputError
 from seepage.networks.auditable import auditable
-from seepage.types import Attack, Defense, PrivateBatch, ThreatModel, UpdateRule
+from seepage.types import GRANT_SIZE, Attack, Defense, PrivateBatch, ThreatModel, UpdateRule
 
 __all__ = ["Findings", "audit_batch"]
 
@@ -113,7 +113,14 @@ def audit_batch(
     )
     (audited,) = with_control(audit)
     _, order = draw_batch(dataset, batch_size=len(private), generator=chance(seed, 0, "data"))
-    return Findings(finding=audited.finding, order=tuple(order.tolist()))
+    return Findings(finding=_advised(audited.finding), order=tuple(order.tolist()))
+
+
+def _advised(finding: Finding) -> Finding:
+    """Advice as it is followed from Python."""
+    own = "grant it (`threat_model=ThreatModel(batch_size=True)`)"
+    obstacles = [one.replace(GRANT_SIZE, own) for one in finding.obstacles]
+    return finding.model_copy(update={"obstacles": obstacles, "reason": finding.reason.replace(GRANT_SIZE, own)})
 
 
 def _dataset_of(batch: PrivateBatch, classes: int) -> Dataset:

@@ -88,10 +88,10 @@ def attack(
     shape, count = _sizes(bundle, input_shape, classes)
     built = build_network(network, input_shape=shape, classes=count, seed=seed, weights=before or weights)
     scaling = _scaling(normalize, shape)
-    make_folder(out)
     if bundle is None:
         later = build_network(network, input_shape=shape, classes=count, seed=seed, weights=after)
         bundle = _pair(built, later, stated, lr=lr, steps=local_steps)
+    make_folder(out)
     audit = CapturedAudit(network=built, input_shape=shape, classes=count, attack=method, seed=seed, rule=stated)
     capture, source = _announced(bundle, batch_size), readable(str(update if update is not None else after))
     with Watch(1) as watch:

@@ -30,6 +30,7 @@ from seepage.cli.show import err
 from seepage.cli.show import out as console
 from seepage.data.sources import load_dataset
 from seepage.errors import InputError, readable
+from seepage.networks.zoo import network_source_sha256
 from seepage.report.tallies import Tally, tallies
 
 __all__ = ["compute_shown", "sweep", "sweep_record"]
@@ -90,6 +91,7 @@ def sweep_record(plan: Plan, *, findings: int) -> dict[str, Any]:
         "weights": cell.weights or None,
         "weights_sha256": weights,
         "attacks_sha256": {one: attack_sha256(one) for one in sorted({cell.attack for cell in plan.cells})},
+        "networks_sha256": {one: network_source_sha256(one) for one in sorted({cell.network for cell in plan.cells})},
         "machine": f"{platform.machine()}, {platform.system()}",
         "versions": versions(),
     }

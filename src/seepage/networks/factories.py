@@ -1,6 +1,8 @@
 """Users' own code, written ``module:factory``: imported from the current directory, called with what it asks for."""
 
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,7 +13,7 @@ from torch import nn
 
 from seepage.errors import InputError
 
-__all__ = ["call_factory"]
+__all__ = ["call_factory", "source_sha256"]
 
 
 def call_factory(spec: str, *, what: str, offered: Mapping[str, object]) -> object:
@@ -46,6 +48,17 @@ def call_factory(spec: str, *, what: str, offered: Mapping[str, object]) -> obje
         except Exception as error:
             raise InputError(f"The factory `{spec}` should return {one}; it failed with {_said(error)}.") from error
     return product
+
+
+def source_sha256(spec: str) -> str | None:
+    """Of the file that the module of ``spec`` stands in, ``None`` without one; what it imports is not looked at."""
+    with _current_directory_importable():
+        try:
+            found = importlib.util.find_spec(spec.partition(":")[0])
+        except Exception:  # of a package around it; whoever calls the factory says so
+            return None
+    file = None if found is None or found.origin is None else Path(found.origin)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Reads every affine layer of a network in the order in which an input meets it."""
 
 import math
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from seepage.networks.tracing import trace_forward
 
 __all__ = ["Activation", "AffineLayer", "LayerKind", "LayerReading", "read_layers", "read_once"]
 
-_READ: ContextVar["dict[tuple[int, tuple[int, ...]], LayerReading] | None"] = ContextVar("_READ", default=None)
+_Key = tuple[int, tuple[int, ...], tuple[bool, ...]]
+_READ: ContextVar["dict[_Key, tuple[weakref.ref[nn.Module], LayerReading]] | None"] = ContextVar("_READ", default=None)
 
 
 class LayerKind(StrEnum):
@@ -110,17 +112,18 @@ def read_layers(network: nn.Module, input_shape: tuple[int, ...]) -> LayerReadin
     Raises:
         InputError: the forward pass fails for ``[b, *input_shape]``, or its output is not ``[b, classes]``.
     """
-    known, key = _READ.get(), (id(network), tuple(input_shape))
+    known = _READ.get()
     if known is None:
         return _read(network, tuple(input_shape))
-    if key not in known:
-        known[key] = _read(network, tuple(input_shape))
-    return known[key]
+    key = (id(network), tuple(input_shape), tuple(module.training for module in network.modules()))
+    if key not in known or known[key][0]() is not network:  # ids are given again
+        known[key] = weakref.ref(network), _read(network, tuple(input_shape))
+    return known[key][1]
 
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Within it a network is read once for each shape of its inputs: nobody may change it there, or let it go."""
+    """Within it a network is read once for each shape of its inputs and mode: nobody may put other layers into it."""
     before = _READ.set({})
     try:
         yield

@@ -10,11 +10,11 @@ from torch import nn
 from seepage.errors import InputError
 from seepage.networks.architectures import ACTIVATIONS, ViT, lenet, mlp, resnet18, resnet20
 from seepage.networks.auditable import auditable
-from seepage.networks.factories import call_factory
+from seepage.networks.factories import call_factory, source_sha256
 from seepage.networks.tracing import trace_forward
 from seepage.networks.weights import load_weights
 
-__all__ = ["ZOO", "build_network"]
+__all__ = ["ZOO", "build_network", "network_source_sha256"]
 
 ZOO = ("mlp", "lenet", "resnet18", "resnet20", "vit")
 """The names that the zoo knows; anything else is a user's ``module:factory``."""
@@ -55,6 +55,11 @@ def build_network(
     if weights is not None:
         load_weights(network, weights)
     return network
+
+
+def network_source_sha256(spec: str) -> str | None:
+    """Of the file of one's own ``module:factory``: parameters do not tell how the network uses them. ``None``: ours."""
+    return None if spec.partition(":")[0] in ZOO else source_sha256(spec)
 
 
 def _ours(spec: str, input_shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -23,6 +23,7 @@ _ROWS = {
     "versions": "versions",
     "network": "network",
     "network_sha256": "SHA-256 of its parameters",
+    "network_source_sha256": "SHA-256 of its source file",
     "weights": "weights",
     "input_shape": "shape of one input",
     "classes": "classes",
@@ -43,7 +44,8 @@ _ROWS = {
     "cells": "settings and seeds",
     "plan": "plan",
 }
-_OPTIONAL = ("network_sha256", "weights", "layer", "budget", "cells", "plan")  # stand only where they say something
+# These stand only where they say something.
+_OPTIONAL = ("network_sha256", "network_source_sha256", "weights", "layer", "budget", "cells", "plan")
 
 
 def read_record(path: Path) -> dict[str, Any]:

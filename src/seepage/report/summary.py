@@ -132,7 +132,7 @@ def _inconclusive(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str
         held = "as a row of its own" if overlooked == 1 else "as rows of their own"
         why = f"overlooked {_plural(overlooked, 'example', 'examples')} that the update holds {held}"
     elif control:
-        why = "failed its positive control as well: it did not recover a small undefended batch of the same network"
+        why = "failed its positive control as well, on a small undefended batch of the same network"
     else:
         why = "was not tried on a case where it must succeed"
     return (

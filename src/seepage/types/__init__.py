@@ -1,6 +1,7 @@
 """The values that travel: what a client holds, what it sends, what the server sees, what an attack returns."""
 
 from seepage.types.attack import (
+    GRANT_SIZE,
     INTERRUPTED,
     NOT_BEGUN,
     Attack,
@@ -16,6 +17,7 @@ from seepage.types.rules import Defense, LocalSteps, LocalTraining, NoisyRule, R
 from seepage.types.server import Observation, Round, ThreatModel
 
 __all__ = [
+    "GRANT_SIZE",
     "INTERRUPTED",
     "NOT_BEGUN",
     "Attack",

@@ -11,6 +11,7 @@ from torch import Tensor
 from seepage.types.server import Observation
 
 __all__ = [
+    "GRANT_SIZE",
     "INTERRUPTED",
     "NOT_BEGUN",
     "Attack",
@@ -22,6 +23,7 @@ __all__ = [
     "go_on",
 ]
 
+GRANT_SIZE = "grant it (`--knows batch-size`)"  # how `seepage audit` does; where another way leads there, that is said
 INTERRUPTED = "it was interrupted"  # in ``Reconstruction.stats["stopped"]`` of work that progress told to stop
 NOT_BEGUN = "it could not begin"  # there as well, FAILED: what the attack needs could not be read off the update
 

@@ -113,6 +113,27 @@ def test_what_came_out_too_rough_is_found_and_not_certified(rule: str, defenses:
     assert precise.outcome is Outcome.EXACT
 
 
+def test_a_reason_does_not_deny_what_it_counts_as_certified(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SPEAR, "patience", 0)
+    result = invert(observe("fedavg:epochs=4,lr=0.01", spec="mlp:400")[0])
+    assert 0 < int(result.certified.sum()) < 4
+    assert "certifies the whole batch; " in result.reason
+    assert "could be certified" not in result.reason
+
+
+def test_inputs_that_depend_on_one_another_are_not_called_a_changed_update() -> None:
+    chance = torch.Generator().manual_seed(0)
+    inputs = torch.randn(11, 12, generator=chance)
+    inputs[:, :2] = 0  # two constant columns of a table: 11 examples in 10 dimensions
+    batch = PrivateBatch(inputs=inputs, labels=torch.randint(3, (11,), generator=chance))
+    network = build_network("mlp:200,100", input_shape=(12,), classes=3, seed=0)
+    made = build_rule("fedsgd")
+    seen = ThreatModel().view(network=network, update=made(network, batch, chance), batch=batch, rule=made, classes=3)
+    result = SPEAR(budget=Budget(samples=20_000))(seen, generator=torch.Generator().manual_seed(0))
+    assert not bool(result.certified.any())
+    assert "more examples than the 10 dimensions (of 12) that its inputs span" in result.reason
+
+
 @pytest.mark.parametrize("rule", ["fedsgd", "dpsgd:clip=0.5,noise=0", "fedavg:epochs=2,lr=0.01"])
 @pytest.mark.parametrize("seed", [0, 2])
 def test_a_bias_gradient_that_was_cut_certifies_nothing(rule: str, seed: int) -> None:

@@ -1,9 +1,11 @@
 """Units that one example alone switches on, counted by hand."""
 
+import pytest
 import torch
 from torch import nn
 
-from seepage.audit.scores.activity import held_as_rows, layer_inputs, units_alone
+from seepage.audit.scores.activity import held_as_rows, layer_inputs, tells_apart, units_alone
+from seepage.data.sources import load_dataset
 from seepage.networks.zoo import build_network
 
 
@@ -65,3 +67,10 @@ def test_looking_at_a_network_leaves_its_running_statistics_alone() -> None:
     assert layer_inputs(network, "4", inputs).shape == (4, 40)
     for name, value in network.state_dict().items():
         assert value.equal(before[name]), name
+
+
+@pytest.mark.parametrize(("scale", "widths", "apart"), [(1.0, 100, True), (1e-4, 100, False), (1.0, 2, True)])
+def test_tiny_inputs_are_not_told_apart_and_those_at_a_narrow_layer_are(scale: float, widths: int, apart: bool) -> None:
+    network = build_network(f"mlp:{widths}", input_shape=(1, 8, 8), classes=10, seed=0)
+    inputs = load_dataset("digits").batch(torch.arange(4) * 31).inputs
+    assert tells_apart(network, scale * inputs) is apart

@@ -1,6 +1,9 @@
 """Whoever computes the shards, the findings are the same; an engine that is not installed says what to install."""
 
 import importlib.util
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +101,16 @@ def test_a_job_that_dies_is_a_row_that_says_so(tmp_path: Path, monkeypatch: pyte
     (finding,) = by(jobs, shards, tmp_path / "out")
     assert finding.outcome is None
     assert finding.error
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="there is no mask to inherit")
+def test_ctrl_c_reaches_no_worker_not_even_while_it_imports() -> None:
+    (shard,) = shards_of(Cell(network="mlp:50", data="digits", batch_size=2, samples=20_000), size=1)
+    with LocalPool(1) as pool:
+        pool.submit(shard)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGINT)
+        ((_, (finding,)),) = pool.completed()
+        assert worker.is_alive()
+    assert finding.outcome == "exact"

@@ -179,3 +179,31 @@ def test_another_attack_network_of_the_same_name_is_another_sweep_and_one_more_a
     SweepFolder.open(tmp_path, {"attacks_sha256": {"git:a": "1", "git:b": "2", "spear": None}})
     with pytest.raises(InputError, match="differs in git:a"):
         SweepFolder.open(tmp_path, {"attacks_sha256": {"git:a": "3"}})
+
+
+@pytest.mark.parametrize("key", ["network", "attack"])
+def test_a_module_that_was_changed_since_is_another_sweep(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = {
+        "network": "from torch import nn\n\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n",
+        "attack": "from seepage.attacks.spear import SPEAR\n\n\ndef make(budget):\n    return SPEAR(budget=budget)\n",
+    }[key]
+    monkeypatch.chdir(tmp_path)
+    module = f"changing_{key}"
+    (tmp_path / f"{module}.py").write_text(source)
+    grid = {"network": "mlp:50", "attack": "spear", key: f"{module}:make"}
+    text = "".join(f'{word} = "{name}"\n' for word, name in grid.items())
+    (tmp_path / "plan.toml").write_text(
+        f'[plan]\ndata = "digits"\nbudget_samples = 2000\n[grid]\n{text}batch_size = 2\n'
+    )
+    arguments = ["sweep", "plan.toml", "--out", "out", "--workers", "1"]
+    codes = []
+    for change in ("", "", "# changed\n"):
+        (tmp_path / f"{module}.py").write_text(source + change)
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        codes.append(stopped.value.code)
+    assert codes[0] == codes[1] != 2
+    assert codes[2] == 2
+    assert f"differs in {module}:make" in capsys.readouterr().err

@@ -19,7 +19,7 @@ of one class that switch on the same units everywhere. Only how much of the loss
 example (:func:`seepage.attacks.disaggregation.replay.lone`).
 
 All of them suppose that the bias gradient, which sets the scales, is the sum of the errors: it lies in their span
-(:meth:`seepage.attacks.disaggregation.mixture.Mixture.explains_bias`), and where the replay runs it is no
+(:func:`seepage.attacks.disaggregation.precision.explains_bias`), and where the replay runs it is no
 multiple of the sum either (:func:`seepage.attacks.disaggregation.replay.scale_is_known`).
 """
 

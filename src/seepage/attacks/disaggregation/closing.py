@@ -12,6 +12,7 @@ from seepage.attacks.disaggregation.certificate import Agreement, agree, undistu
 from seepage.attacks.disaggregation.directions import least_apart
 from seepage.attacks.disaggregation.found import Found, Kept, outside
 from seepage.attacks.disaggregation.mixture import Mixture
+from seepage.attacks.disaggregation.precision import error_of_inputs, explains_bias
 from seepage.attacks.disaggregation.proving import prove
 from seepage.attacks.disaggregation.solution import Solution
 from seepage.linalg.nullspace import MOST_LEVERAGE, zero_mask
@@ -22,7 +23,6 @@ __all__ = ["MOST_SWAPS", "choose"]
 _INPUT_TOLERANCES = (3e-7, 3e-4)  # relative: every digit of Adult's largest numbers; half a grey level of 8 bits
 _NO_AGREEMENT = "no example agrees with the units it switches off"
 _NO_ZEROS = "errors without zeros are evidence only together, all examples exactly"
-_OTHER_BIAS = "the bias gradient does not fit the weight gradient: entries of the update were dropped or changed"
 MOST_SWAPS = 256
 
 
@@ -145,7 +145,7 @@ def _close(mixture: Mixture, chosen: _Chosen) -> Solution | None:
         true & undisturbed(zeros, doubtful=~true)
         for true in (agreement.holds & chosen.known, agreement.holds & chosen.pinned & layer.relu)
     )
-    explained = mixture.noisy or mixture.explains_bias(errors)
+    explained = mixture.noisy or explains_bias(mixture, errors)
     return Solution(
         inputs=inputs,
         errors=errors,
@@ -153,8 +153,17 @@ def _close(mixture: Mixture, chosen: _Chosen) -> Solution | None:
         evident=evident & explained,
         firm=firm & explained,
         lone=torch.ones_like(evident),
-        input_error=mixture.error_of_inputs(directions.T * scales, inputs, replayed=chosen.replayed),
+        input_error=error_of_inputs(mixture, directions.T * scales, inputs, replayed=chosen.replayed),
         tolerance=_INPUT_TOLERANCES[0],
         error_tol=tols,
-        replayed=_OTHER_BIAS if not explained else _NO_AGREEMENT if layer.relu else _NO_ZEROS,
+        replayed=_other_bias(mixture) if not explained else _NO_AGREEMENT if layer.relu else _NO_ZEROS,
+    )
+
+
+def _other_bias(mixture: Mixture) -> str:
+    """Dependent inputs leave no more trace in ``gW = dZ^T X`` than those that span them; ``gb = dZ^T 1`` holds all."""
+    return (
+        "the bias gradient does not fit the weight gradient: the batch holds more examples than the "
+        f"{mixture.batch_size} dimensions (of {mixture.layer.weight.shape[1]}) that its inputs span, or entries of the "
+        "update were dropped or changed"
     )

@@ -85,7 +85,7 @@ class _Search:
             elif not progress(len(self.found), b, f"directions found after {self.cost:,} samples"):
                 stopped = INTERRUPTED
             elif self.enough_at is not None and self.cost > max(8 * self.enough_at, patience):
-                stopped = "no set of directions found could be certified"
+                stopped = "no choice among the directions found certifies the whole batch"
             elif budget.spent(self.cost, time.monotonic() - started):
                 stopped = SPENT
             else:

@@ -17,10 +17,8 @@ from seepage.linalg.nullspace import MOST_LEVERAGE
 __all__ = ["Mixture", "mix"]
 
 _MOST_NOISE = 0.25  # zero tolerance beyond which zeros cannot be told from errors
-_MOST_UNEXPLAINED = 30.0  # times the rounding expected; true gradients were seen to reach 10, sparsified ones 1e3
 _LEAST_TOLERANCE, _MOST_TOLERANCE = 1e-6, 1e-3
 _MARGIN = 12.0  # times the rounding of an entry, which the largest of hundreds of zeros reaches (it differs by row)
-_REPLAY_ERROR = 1e-6  # relative, of a direction that is the network's own error: float32 of client and spans
 _ROWS_AT_ONCE = 256  # rows of W converted to float64 at a time
 
 
@@ -79,53 +77,6 @@ class Mixture:
     def height_tol(self) -> float:
         """A pre-activation is clearly on or off beyond this share of its row's root mean square."""
         return max(1e-4, self.zero_tol) if self.noisy else 1e-4
-
-    def error_of_inputs(self, mixing: Tensor, inputs: Tensor, *, replayed: Tensor) -> Tensor:
-        """What rounding of the gradient makes of each input, ``[b]``, as a share of its root mean square.
-
-        ``X = Q^-1 R`` and ``R`` is off by what the singular values that were cut off have in an entry; a column of
-        ``Q`` that no zeros determine, by what rounding of the network's own pass leaves open: ``dX = -Q^-1 dQ X``.
-
-        Args:
-            mixing: ``Q [b, b]``, scales included.
-            inputs: ``X [b, n]``.
-            replayed: ``[b]`` bool, the columns of ``Q`` that no zeros determine.
-        """
-        size = inputs.square().mean(dim=1).sqrt()
-        columns = torch.where(replayed, _REPLAY_ERROR * mixing.norm(dim=0) * size, 0.0).norm()
-        error: Tensor = torch.linalg.inv(mixing).norm(dim=1) * (self._entry_error + columns)
-        return error / size.clamp_min(1e-300)
-
-    def error_of_errors(self, inputs: Tensor, errors: Tensor) -> Tensor:
-        """What rounding of the gradient makes of each error ``[b]``, as a share of its length: ``dZ^T = gW X^+``.
-
-        Args:
-            inputs: ``X [b, n]``.
-            errors: ``dZ [b, m]``.
-        """
-        moved: Tensor = torch.linalg.pinv(inputs).norm(dim=0) * (self._entry_error * errors.shape[1] ** 0.5)
-        share: Tensor = moved / errors.norm(dim=1).clamp_min(1e-300)
-        return share
-
-    def explains_bias(self, errors: Tensor) -> bool:
-        """Whether the bias gradient is the sum of the errors ``[b, m]``, up to rounding.
-
-        ``gb = dZ^T 1`` lies in the span of ``L`` whatever the directions are, and sets every scale. Where entries of
-        it were dropped or changed it leaves the span, and all inputs come out true in shape and wrong in size.
-        """
-        rows, columns = self.layer.weight.shape
-        gradient, bias = self.layer.bias_gradient, self.layer.bias.double()
-        own = torch.finfo(gradient.dtype).eps * float(errors.norm()) / rows**0.5
-        weight_size = float(self.layer.weight.norm()) / (rows * columns) ** 0.5
-        stored = self.layer.rounding * float(bias.norm()) / rows**0.5 / max(weight_size, 1e-300)
-        residual = float((gradient.double() - errors.sum(dim=0)).norm()) / rows**0.5
-        return bool(residual <= _MOST_UNEXPLAINED * (self._entry_error + own + stored))
-
-    @property
-    def _entry_error(self) -> float:
-        """Root mean square error of the weight gradient's entries, by the singular values that were cut off."""
-        rows, columns = self.layer.weight.shape
-        return self.factors.noise * float(self.factors.singular[0]) / float(rows**0.5 + columns**0.5)
 
     @property
     def rank_tol(self) -> float:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.disaggregation.mixture import Mixture
+from seepage.attacks.disaggregation.precision import error_of_errors
 from seepage.attacks.disaggregation.replay import Replay, explains_all, lone, replay, scale_is_known
 from seepage.attacks.disaggregation.solution import Solution
 from seepage.attacks.disaggregation.warrant import unwarranted
@@ -76,5 +77,5 @@ def _replay_tolerance(mixture: Mixture, solution: Solution) -> Tensor:
     known_to = solution.error_tol.clamp_min(_REPLAY_TOLERANCE)
     if not mixture.layer.rounding:
         return known_to
-    expected = mixture.error_of_errors(solution.inputs, solution.errors)
+    expected = error_of_errors(mixture, solution.inputs, solution.errors)
     return torch.maximum(known_to, (_ABOVE_ROUNDING * expected).clamp_max(_LOOSE_REPLAY))

@@ -5,11 +5,10 @@ import torch
 from seepage.attacks.inverters.roundmap import row_noise
 from seepage.attacks.labels.lastlayer import last_layer
 from seepage.attacks.labels.restorelabels import RestoreLabels
-from seepage.types import NOT_BEGUN, Observation, Obstacle, Outcome, Progress, Reconstruction
+from seepage.types import GRANT_SIZE, NOT_BEGUN, Observation, Obstacle, Outcome, Progress, Reconstruction
 
 __all__ = ["refuse_size", "size_obstacles"]
 
-_GRANT = "grant it (`--knows batch-size`)"
 _BEYOND = 3.0  # times the largest singular value that the noise itself would have
 
 
@@ -45,7 +44,7 @@ def refuse_size(
         found = f"the update's last layer has a rank of {rank}, so it is of more"
     if not found:
         return None
-    reason = f"The batch should be of a size it takes: {why}; {found}. If you know better, {_GRANT}."
+    reason = f"The batch should be of a size it takes: {why}; {found}. If you know better, {GRANT_SIZE}."
     return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats={"stopped": NOT_BEGUN})
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from seepage.errors import InputError
 from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
 from seepage.types import (
+    GRANT_SIZE,
     LocalTraining,
     NoisyRule,
     Observation,
@@ -96,9 +97,7 @@ class LastLayer:
 
 _STATES = 11  # on the line between two states, both ends included
 
-_UNKNOWN = (
-    "is unknown to the server; `exact-labels` restores it if the rank allows, or grant it (`--knows batch-size`)."
-)
+_UNKNOWN = f"is unknown to the server; `exact-labels` restores it if the rank allows, or {GRANT_SIZE}."
 
 
 def last_layer(observation: Observation) -> LastLayer | Obstacle:

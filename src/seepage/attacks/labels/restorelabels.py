@@ -16,7 +16,7 @@ from seepage.attacks.labels.labelsbetween import network_after
 from seepage.attacks.labels.lastlayer import label_obstacles, usable
 from seepage.attacks.labels.noiseprior import NoisePrior
 from seepage.attacks.labels.pooled import PooledEmbedding
-from seepage.types import NOT_BEGUN, Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import GRANT_SIZE, NOT_BEGUN, Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["RestoreLabels"]
 
@@ -108,7 +108,7 @@ class RestoreLabels:
         pencil = read_pencil(layer, reach=self.exact.reach)
         if not isinstance(pencil, str) or read_balanced(layer, reach=self.exact.reach) is not None:
             return []
-        reason = f"is unknown to the server, and the update does not tell it; grant it (`--knows batch-size`). {pencil}"
+        reason = f"is unknown to the server, and the update does not tell it; {GRANT_SIZE}. {pencil}"
         return [Obstacle(where="batch_size", reason=reason)]
 
     def _looks_untrained(self, observation: Observation, generator: torch.Generator) -> bool:
@@ -130,7 +130,7 @@ def _of_unknown_size(observation: Observation, because: str) -> Reconstruction:
     known = f" Unless noise was added, the batch has examples of at least these classes: {named}." if classes else ""
     return Reconstruction(
         outcome=Outcome.FAILED,
-        reason=f"The batch size could not be restored; grant it (`--knows batch-size`).{known}{because}",
+        reason=f"The batch size could not be restored; {GRANT_SIZE}.{known}{because}",
         stats={"method": "labels", "classes_there": len(classes), "stopped": NOT_BEGUN},
     )
 

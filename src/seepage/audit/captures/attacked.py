@@ -95,8 +95,10 @@ class Attacked:
         found = self.reconstruction
         beside = ""
         if self.silent and self.control is not None:
-            how = "passed" if self.control.passed else "failed, so that this silence is inconclusive"
-            beside = f" Positive control on {self.control.batch_size} random inputs: {how}."
+            case = self.control
+            how = "passed." if case.passed else f"failed, so that this silence is inconclusive. {case.reason}"
+            on = "1 random input" if case.batch_size == 1 else f"{case.batch_size} random inputs"
+            beside = f" Positive control on {on}: {how}"
         if self.silent and not self.stated:
             beside += " Nobody stated what the client did (`--rule`): this silence is inconclusive."
         if self.silent and self.unread:

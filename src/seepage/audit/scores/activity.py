@@ -6,14 +6,28 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from seepage.errors import InputError
 from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
 from seepage.networks.watching import WatchedLayer
 
-__all__ = ["Alike", "Client", "exposing_scores", "held_as_rows", "layer_inputs", "units_alone"]
+__all__ = [
+    "TOO_EASY",
+    "Alike",
+    "Client",
+    "exposing_scores",
+    "held_as_rows",
+    "layer_inputs",
+    "tells_apart",
+    "units_alone",
+]
+
+TOO_EASY = "one example alone is too easy a case: the network tells inputs of this size hardly apart (are they scaled?)"
 
 Alike = Callable[[Tensor, Tensor], Tensor]  # of guesses and originals, [b, *shape] each: which show their original
 Client = Callable[[nn.Module], object]  # runs the network on the batch, as the client did whose update is attacked
 
+_SAME_OUTPUT = 1e-4  # relative, as the errors of such examples are: float32 has three digits more
+_LIKE_OUTPUT = 0.05  # the same where units tell: of digits at 2 to 8 units, of which many switch on the same, 0.12 on
 _ROUGH = 0.01  # of an example's length, by which its row may differ from it: 40 dB, as numbers are recognisable
 
 
@@ -96,6 +110,25 @@ def held_as_rows(
     return [bool(value) for value in (there & (lengths > 0) & near).tolist()]
 
 
+def tells_apart(network: nn.Module, inputs: Tensor) -> bool:
+    """Whether the outputs of ``inputs [b, *shape]`` differ, or most of these switch on units of their own choice.
+
+    Inputs that are tiny beside a network's biases do neither: they switch on the same units at the layer that reads
+    them, and what the update then holds are sums over classes, which attacks that look for examples do not read. A
+    batch of one comes out all the same, and its success says nothing of theirs.
+
+    Args:
+        network: as the server sends it out; it stays as it is.
+        inputs: different examples, two or more.
+    """
+    found, outputs = _layer(network, inputs, ""), _one_pass(network, inputs)
+    differ = float((outputs - outputs[0]).abs().max() / outputs.abs().max())
+    if found is None or differ > _LIKE_OUTPUT:
+        return differ > _SAME_OUTPUT
+    on = _watched(network, found, inputs, None)[1].reshape(len(inputs), -1) > 0
+    return 2 * len(torch.unique(on, dim=0)) > len(inputs)
+
+
 def layer_inputs(network: nn.Module, layer: str, inputs: Tensor, client: Client | None = None) -> Tensor:
     """``[b, *shape]``: what a layer of this name is fed with where the network is fed with ``inputs``.
 
@@ -110,7 +143,11 @@ def layer_inputs(network: nn.Module, layer: str, inputs: Tensor, client: Client 
 
 
 def _layer(network: nn.Module, inputs: Tensor, name: str) -> AffineLayer | None:
-    return next((one for one in read_layers(network, tuple(inputs.shape[1:])).layers if _fits(one, name)), None)
+    try:
+        layers = read_layers(network, tuple(inputs.shape[1:])).layers
+    except InputError:  # it cannot be read: no layer is known to stand there
+        return None
+    return next((one for one in layers if _fits(one, name)), None)
 
 
 def _alone(network: nn.Module, inputs: Tensor, layer: AffineLayer, client: Client | None) -> tuple[Tensor, Tensor]:
@@ -129,12 +166,13 @@ def _watched(network: nn.Module, layer: AffineLayer, inputs: Tensor, client: Cli
     return _passes(network, layer, lambda copied: _one_pass(copied, inputs))[0][1:]
 
 
-def _one_pass(network: nn.Module, inputs: Tensor) -> None:
+def _one_pass(network: nn.Module, inputs: Tensor) -> Tensor:
     """Batch norm in train mode would move its statistics, so it moves those of copies; dropout draws from a fork."""
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        functional_call(network, buffers, (inputs.clone(),))  # some networks work in place
+        outputs: Tensor = functional_call(network, buffers, (inputs.clone(),))  # some networks work in place
+        return outputs
 
 
 def _passes(network: nn.Module, layer: AffineLayer, client: Client) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
 from typing import Protocol, Self
 
@@ -72,7 +73,7 @@ class LocalPool:
     def submit(self, shard: Shard) -> None:
         """Take on one shard."""
         try:
-            with one_thread():
+            with one_thread(), _deaf_to_interrupts():
                 self._under_way[self._pool.submit(run_shard, shard)] = shard
         except BrokenProcessPool:
             self._suspects.append(shard)
@@ -116,7 +117,9 @@ class LocalPool:
             shard = self._suspects.pop()
             with _pool(1) as alone, one_thread():
                 try:
-                    rows = alone.submit(run_shard, shard).result()
+                    with _deaf_to_interrupts():
+                        future = alone.submit(run_shard, shard)
+                    rows = future.result()
                 except BrokenProcessPool:
                     rows = broken_rows(shard, DIED)
             yield shard, rows
@@ -126,6 +129,19 @@ class LocalPool:
 def _pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes started inside never see Ctrl-C, be it while they import; this one sees it when it is out again."""
+    if not hasattr(signal, "pthread_sigmask"):  # not a Unix
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:

@@ -18,7 +18,8 @@ __all__ = ["DIGITS", "TIMES", "SweepFolder", "canonical", "canonical_digest", "s
 
 TIMES = frozenset({"seconds", "peak_memory_mib"})  # what of a finding may differ between two equal runs
 DIGITS = 4  # of a number, when two runs are compared
-_VOLATILE = ("command", "started", "complete", "machine", "versions", "findings", "cells", "plan", "attacks_sha256")
+_FILES = ("attacks_sha256", "networks_sha256")  # by what stands in the plan, which may grow
+_VOLATILE = ("command", "started", "complete", "machine", "versions", "findings", "cells", "plan", *_FILES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +89,9 @@ class SweepFolder:
             raise InputError(f"{self.path / 'run.json'} should be JSON; found: {error}.") from error
         now = json.loads(json.dumps(dict(record)))
         differing = [key for key in sorted({*before, *now} - set(_VOLATILE)) if before.get(key) != now.get(key)]
-        known, files = (one.get("attacks_sha256") or {} for one in (before, now))
-        differing += [one for one in known if one in files and files[one] != known[one]]  # a plan may grow
+        for kind in _FILES:
+            known, files = (one.get(kind) or {} for one in (before, now))
+            differing += [one for one in known if one in files and files[one] != known[one]]
         if differing:
             raise InputError(
                 f"{self.path} already holds another run (it differs in {', '.join(differing)}): choose another `--out`."

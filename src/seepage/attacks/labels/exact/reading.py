@@ -6,6 +6,7 @@ from torch import Tensor
 from seepage.attacks.labels.exact.terms import Pencil
 from seepage.attacks.labels.lastlayer import LastLayer
 from seepage.linalg.lowrank import sketched_svd
+from seepage.types import GRANT_SIZE
 
 __all__ = ["read_pencil"]
 
@@ -76,7 +77,7 @@ def _rank_under_noise(layer: LastLayer, S: Tensor) -> int | str:
     noise = layer.deviation * (layer.classes**0.5 + columns**0.5)  # what a Gaussian matrix has
     examples = layer.examples or 0
     if not examples:
-        return "Under noise the rank does not tell the batch size: grant it (`--knows batch-size`)."
+        return f"Under noise the rank does not tell the batch size: {GRANT_SIZE}."
     seen = int((S[:examples] > _ABOVE_NOISE * noise).sum())
     if seen < examples:
         return f"The noise ({layer.deviation:.2g} on each entry) leaves {seen} of {examples} examples above it."
