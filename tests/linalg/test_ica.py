@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from seepage.linalg.filters import FILTER_BANKS, FilterBank
-from seepage.linalg.ica import Contrast, SoftSign, Tanh, unmix
+from seepage.linalg.ica import Contrast, ScaleMixture, SoftSign, Tanh, unmix
 
 
 def mixed(k: int, samples: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -46,16 +46,70 @@ def test_filters_commute_with_mixing(bank: FilterBank, shape: tuple[int, ...]) -
     filtered, of_mixed = bank(rows, shape), bank(mixing @ rows, shape)
     assert (filtered is None) == (of_mixed is None)
     if filtered is not None and of_mixed is not None:
-        torch.testing.assert_close(mixing @ filtered, of_mixed)
+        torch.testing.assert_close(torch.einsum("ij,j...->i...", mixing, filtered), of_mixed)
 
 
 def test_a_slope_is_the_difference_of_neighbours() -> None:
     bank = FilterBank(name="slope", stencils=(((-1.0, 1.0),),))
     answer = bank(torch.tensor([[1.0, 4.0, 9.0]]), (1, 1, 3))
     assert answer is not None
-    torch.testing.assert_close(answer * 2**0.5, torch.tensor([[3.0, 5.0]]))
+    torch.testing.assert_close(answer.flatten() * 2**0.5, torch.tensor([3.0, 5.0]))
 
 
 def test_an_input_smaller_than_every_stencil_has_no_filtered_version() -> None:
     bank = FilterBank(name="twist", stencils=(((1.0, -1.0), (-1.0, 1.0)),))
     assert bank(torch.ones(2, 5), (1, 5)) is None
+
+
+def test_stencils_of_different_sizes_answer_for_the_same_pixels() -> None:
+    bank = FilterBank(name="bends", stencils=(((-1.0, 2.0, -1.0),), ((-1.0,), (2.0,), (-1.0,))))
+    image = torch.zeros(1, 5, 6)
+    image[0, 2, 3] = 1.0
+    answer = bank(image.reshape(1, -1), (1, 5, 6))
+    assert answer is not None
+    assert answer.shape == (1, 2, 1, 3, 4)
+    peaks = answer.flatten(2).argmax(dim=2)
+    assert peaks.tolist() == [[1 * 4 + 2] * 2]  # both where the dot is
+
+
+def speckled(k: int, side: int, seed: int = 0) -> Tensor:
+    """``[k, 1, 2, side, side]``: noise, loud in some parts of the picture and still in others, in both channels."""
+    draw = torch.Generator().manual_seed(seed)
+    loud = torch.rand(k, 1, 1, side // 4, side // 4, generator=draw) < 0.3
+    scale = (0.1 + loud).repeat_interleave(4, dim=3).repeat_interleave(4, dim=4)
+    return scale * torch.randn(k, 1, 2, side, side, generator=draw)
+
+
+def likeness(contrast: Contrast, sources: Tensor, **options: int) -> Tensor:
+    """Of each source, the cosine of its weights with the nearest of those unmixed."""
+    k = len(sources)
+    mixing = torch.linalg.qr(torch.randn(k, k, generator=torch.Generator().manual_seed(9))).Q
+    S = torch.einsum("ij,j...->i...", mixing, sources)
+    weights = unmix(S, contrast=contrast, generator=torch.Generator().manual_seed(1), **options)
+    unit = weights / weights.norm(dim=1, keepdim=True)
+    return (unit @ mixing).abs().max(dim=0).values
+
+
+def test_samples_that_share_a_scale_tell_more_together() -> None:
+    sources = speckled(40, 12)  # 7 samples a source
+    together, alone = likeness(ScaleMixture(), sources), likeness(SoftSign(), sources)
+    assert int((together > 0.9).sum()) >= 1.5 * int((alone > 0.9).sum()) > 0
+
+
+def test_sources_free_to_be_correlated_are_nearer_to_the_truth() -> None:
+    sources = speckled(12, 16, seed=3)
+    free, bound = likeness(ScaleMixture(), sources), likeness(ScaleMixture(), sources, free_steps=0)
+    assert float((1 - free).median()) < 0.5 * float((1 - bound).median())
+
+
+def test_a_local_scale_changes_as_its_derivative_says() -> None:
+    contrast, draw = ScaleMixture(), torch.Generator().manual_seed(2)
+    sources = torch.randn(2, 1, 3, 6, 7, generator=draw, dtype=torch.float64)
+    value, _ = contrast(sources)
+    step = 1e-6
+    moved = sources.clone()
+    moved[1, 0, 2, 3, 3] += step
+    own = (contrast(moved)[0] - value)[1, 0, 2, 3, 3] / step
+    pooled = sources[1, 0, :, 2:5, 2:5].square().mean()
+    y = sources[1, 0, 2, 3, 3]
+    torch.testing.assert_close(own, 1 / (0.01 + pooled) - 2 * y**2 / 27 / (0.01 + pooled) ** 2, rtol=1e-4, atol=1e-6)

@@ -13,6 +13,8 @@ __all__ = ["Whitened"]
 _ENTRIES_AT_ONCE = 1 << 24  # of values of all directions at all rows: 128 MiB
 _SHIFT = 500  # rounding units of the mean eigenvalue, which keep a singular Gram matrix factorable
 _STEPS = 20
+_FLAT = 1e-12  # curvature below which it is rounding; the rows' largest is one
+_NOTHING = 1e-30  # square of a slope, of rows that together have size one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,9 @@ class Whitened:
         ahead, size = left, left.square().sum(dim=1, keepdim=True)
         for _ in range(_STEPS):
             bent = slope(ahead)
-            length = size / (ahead * bent).sum(dim=1, keepdim=True).clamp_min(1e-300)
+            least = _FLAT * ahead.square().sum(dim=1, keepdim=True)
+            length = size / (ahead * bent).sum(dim=1, keepdim=True).maximum(least).clamp_min(1e-300)
+            length = length.where(size > _NOTHING, 0.0)  # a step from there would be of rounding alone
             moved, left = moved + length * ahead, left - length * bent
             now = left.square().sum(dim=1, keepdim=True)
             ahead, size = left + now / size.clamp_min(1e-300) * ahead, now
