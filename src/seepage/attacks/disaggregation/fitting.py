@@ -4,6 +4,7 @@ The notation is that of :mod:`seepage.attacks.disaggregation.mixture`; ``P [b, b
 ``X = P right``.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -33,7 +34,8 @@ _ROUNDS, _STEPS, _TOL = (
 )  # of linearising, at most; products in each, and what it leaves of its slope
 _SETTLED = 0.7  # share of the distance above which a round has gained nothing
 _LEAST_SIZE = 1e-6  # of a tensor, as a share of the largest: one that is zero says nothing of its rounding
-_DRAWS, _MARGIN = 3, 3.0  # fits to known inputs, and times their error: true ones were seen to exceed it 2.3 times
+_DRAWN = 32  # fits to known inputs times unknowns of each: one of few may be small by chance
+_MARGIN = 3.0  # times their error, which true ones were seen to exceed 2.3 times
 _NO_FIT = "no shares of the loss, inputs and labels fit the whole update to its rounding"
 
 Flat = Callable[[Tensor], Tensor]  # inputs [b, b] -> an update, all tensors in one [r]
@@ -146,11 +148,12 @@ class _Fit:
         """``[b]`` how far the fit may be from the truth, as a share of each input's length."""
         moved = (points - start).norm(dim=1, keepdim=True)
         squares = torch.zeros_like(moved[:, 0])
-        for _ in range(_DRAWS):
+        draws = math.ceil(_DRAWN / len(points))
+        for _ in range(draws):
             draw = torch.randn(points.shape, generator=generator, dtype=points.dtype, device=generator.device)
             truth = points + moved * normalize(draw.to(points), dim=1)
             squares += (self.towards(self._simulated(truth), points) - truth).square().sum(dim=1)
-        share: Tensor = _MARGIN * (squares / _DRAWS).sqrt() / points.norm(dim=1)
+        share: Tensor = _MARGIN * (squares / draws).sqrt() / points.norm(dim=1)
         return share
 
     def _simulated(self, points: Tensor) -> Tensor:
