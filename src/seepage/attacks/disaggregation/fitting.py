@@ -26,12 +26,13 @@ from seepage.types import Observation
 __all__ = ["fitted"]
 
 _NEAR = 0.1  # relative distance of every replayed error within which the linear steps begin
-_MULTIPLE = 0.05  # relative distance of a share of the loss from a multiple of one example's
+_MULTIPLE = 0.2  # relative distance of a share of the loss, of a faint example, from a multiple of one example's
 _ROUNDS, _STEPS, _TOL = (
     6,
     100,
     1e-2,
 )  # of linearising, at most; products in each, and what it leaves of its slope
+_SHARES = (1.0, 0.5, 0.25, 0.125)  # of a step, the first that comes nearer is taken
 _SETTLED = 0.7  # share of the distance above which a round has gained nothing
 _LEAST_SIZE = 1e-6  # of a tensor, as a share of the largest: one that is zero says nothing of its rounding
 _DRAWN = 32  # fits to known inputs times unknowns of each: one of few may be small by chance
@@ -87,9 +88,9 @@ def _shares(weights: Tensor, announced: int | None) -> Tensor | None:
     sizes = torch.arange(b, 2 * b + 1) if announced is None else torch.tensor([announced])
     scaled = weights * sizes.to(weights)[:, None]  # [s, b]
     multiples = scaled.round().clamp_min(1)
-    off = (scaled / multiples - 1).abs().amax(dim=1)
-    best = int(off.argmin())
-    return multiples[best] / float(sizes[best]) if float(off[best]) <= _MULTIPLE else None
+    off = (scaled / multiples - 1).abs()
+    best = int(off.median(dim=1).values.argmin())  # strong examples tell the size
+    return multiples[best] / float(sizes[best]) if float(off[best].max()) <= _MULTIPLE else None
 
 
 def _closed(mixture: Mixture, solution: Solution, points: Tensor, left_open: Tensor) -> Solution:
@@ -133,15 +134,18 @@ class _Fit:
         self.quick = self._model(tail.to(torch.float32), torch.float32)
 
     def towards(self, update: Tensor, points: Tensor) -> Tensor:
-        """``[b, b]``: from ``points`` on, what comes nearest to ``update [r]``."""
-        distance = torch.inf
+        """``[b, b]``: from ``points`` on, what comes nearest to ``update [r]``; never farther away."""
+        rest = update - self.exact(points)
         for _ in range(_ROUNDS):
-            rest = update - self.exact(points)
             size = float(rest.norm())
-            if not 0 < size < _SETTLED * distance:
+            step = size * self._step(points, rest / max(size, 1e-300))
+            trials = ((one, update - self.exact(one)) for one in (points + share * step for share in _SHARES))
+            better = next((trial for trial in trials if float(trial[1].norm()) < size), None)
+            if better is None:
                 break
-            distance = size
-            points = points + size * self._step(points, rest / size)
+            points, rest = better
+            if float(rest.norm()) > _SETTLED * size:
+                break
         return points
 
     def left_open(self, points: Tensor, start: Tensor, generator: torch.Generator) -> Tensor:
