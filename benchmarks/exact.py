@@ -410,6 +410,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--only", default="", help="cells with this in the name of their network; writes no page")
+    parser.add_argument("--cells", type=int, nargs="+", help="these alone, in this order, from 0 on; writes no page")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     head = (
@@ -427,12 +428,13 @@ def main() -> None:
     )
     RESULTS.mkdir(exist_ok=True)
     rows = []
-    for cell in GROUPS[options.group]():
+    cells = list(GROUPS[options.group]())
+    for cell in [cells[place] for place in options.cells] if options.cells else cells:
         if options.only not in cell.network:
             continue
         rows.append(line(cell, run(cell, load(cell), min(options.seeds, cell.seeds or options.seeds))))
         print(rows[-1], flush=True)
-        if not options.only:
+        if not options.only and not options.cells:
             (RESULTS / f"{options.group}.md").write_text(head + "\n".join(rows) + "\n", encoding="utf8")
 
 

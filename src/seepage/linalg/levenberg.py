@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import jacfwd, jvp, vmap
 
-__all__ = ["jacobian", "levenberg_marquardt"]
+__all__ = ["jacobian", "levenberg_marquardt", "load_forward_mode"]
 
 _DAMPING, _LEAST_DAMPING = 1e-3, 1e-12
 _MORE, _LESS = 4.0, 0.2
@@ -19,12 +19,13 @@ _HALVED = 0.5  # of it: what should be left at most whenever the steps have doub
 
 def jacobian(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """``[k] -> [r]`` to ``[k] -> [r, k]`` by forward mode, without the warning that torch gives about itself."""
-    _load_forward_mode()
+    load_forward_mode()
     return jacfwd(function)
 
 
 @cache
-def _load_forward_mode() -> None:
+def load_forward_mode() -> None:
+    """Once, what forward mode needs, without the warning that torch gives about itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.script, of torch's own rules
         jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seepage.attacks.disaggregation.certificate import Agreement, agree, undisturbed
 from seepage.attacks.disaggregation.directions import least_apart
+from seepage.attacks.disaggregation.fitting import fitted
 from seepage.attacks.disaggregation.found import Found, Kept, outside
 from seepage.attacks.disaggregation.mixture import Mixture
 from seepage.attacks.disaggregation.precision import error_of_inputs, explains_bias
@@ -57,6 +58,8 @@ def choose(
     if mixture.noisy:  # all is rough
         return replace(solution, tolerance=-1.0, replayed="the update is noised")
     solution = replace(solution, tolerance=_INPUT_TOLERANCES[len(observation.input_shape) > 1])
+    if not mixture.layer.relu:
+        solution = fitted(observation, mixture, solution, generator)
     return prove(observation, mixture, solution, generator)
 
 

@@ -84,7 +84,9 @@ class _Search:
                 stopped = "the certificate holds" if self._certified else "all directions are true"
             elif not progress(len(self.found), b, f"directions found after {self.cost:,} samples"):
                 stopped = INTERRUPTED
-            elif self.enough_at is not None and self.cost > max(8 * self.enough_at, patience):
+            elif self.enough_at is not None and (
+                not self.mixture.layer.relu or self.cost > max(8 * self.enough_at, patience)
+            ):  # without a ReLU no direction is better than another, once there are enough
                 stopped = "no choice among the directions found certifies the whole batch"
             elif budget.spent(self.cost, time.monotonic() - started):
                 stopped = SPENT
@@ -118,7 +120,7 @@ class _Search:
         """Drop replayed directions whose inputs the network does not confirm: one is wrong, and spoils the others.
 
         With few examples missing, later layers determine inputs that they left open when those were found. Without a
-        ReLU nothing was left open: what a replay doubts there is the client's own rounding, mostly.
+        ReLU nothing was left open.
         """
         mixture, kept, solution = self.mixture, self.found.kept, self.solution
         if solution is None or not isinstance(solution.replayed, Replay) or not mixture.layer.relu:

@@ -12,7 +12,7 @@ from seepage.attacks.disaggregation.attackedlayer import AttackedLayer
 from seepage.networks.watching import WatchedLayer
 from seepage.types import Observation
 
-__all__ = ["Batch", "update_gap", "within_rounding"]
+__all__ = ["Batch", "batch_gradient", "update_gap", "within_rounding"]
 
 _FELL_OTHERWISE = 1e-4  # relative distance of an example's error beyond which a unit fell the other way
 _MOST_AGAIN = 16  # examples run by themselves; each costs two passes of 49 variants
@@ -67,17 +67,17 @@ def update_gap(observation: Observation, layer: AttackedLayer, batch: Batch, gen
         RuntimeError: the network cannot be run on it.
     """
     update = observation.latest.update
-    total, errors = _gradient(observation, layer, batch)
+    total, errors = batch_gradient(observation, layer, batch)
     gap = _distance(update, total)
     fell = _off(errors, batch) > _FELL_OTHERWISE
     if not 0 < int(fell.sum()) <= _MOST_AGAIN:
         return gap
-    total, _ = _gradient(observation, layer, batch.weighing(~fell))
+    total, _ = batch_gradient(observation, layer, batch.weighing(~fell))
     for row in fell.nonzero().flatten().tolist():
         again = batch.variants(row, generator)
-        _, errors = _gradient(observation, layer, again)
+        _, errors = batch_gradient(observation, layer, again)
         best = torch.arange(len(errors), device=errors.device) == _off(errors, again).argmin()
-        gradient, _ = _gradient(observation, layer, again.weighing(best))
+        gradient, _ = batch_gradient(observation, layer, again.weighing(best))
         total = {name: value + gradient[name] for name, value in total.items()}
     return min(gap, _distance(update, total))
 
@@ -88,7 +88,7 @@ def _off(errors: Tensor, batch: Batch) -> Tensor:
     return distance
 
 
-def _gradient(observation: Observation, layer: AttackedLayer, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+def batch_gradient(observation: Observation, layer: AttackedLayer, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """Of the weighted loss with respect to what the update holds; and each example's error ``[k, m]``, float64."""
     network = observation.latest.network
     state = {name: value.detach() for name, value in (*network.named_parameters(), *network.named_buffers())}

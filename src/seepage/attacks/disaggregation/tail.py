@@ -1,7 +1,7 @@
 """The audited network from the outputs of one layer on, which is cheaper to run than all of it."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,12 @@ class Tail:
         other.state = {
             name: value.to(dtype) if value.is_floating_point() else value for name, value in self.state.items()
         }
+        return other
+
+    def holding(self, values: Mapping[str, Tensor]) -> "Tail":
+        """The same with other parameters of these names."""
+        other = copy.copy(self)
+        other.state = {**self.state, **values}
         return other
 
     def errors(self, outputs: Tensor) -> Tensor:
