@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from seepage.attacks.disaggregation.attackedlayer import AttackedLayer
 from seepage.attacks.disaggregation.mixture import Mixture
+from seepage.attacks.disaggregation.precision import error_of_inputs, explains_bias
 from seepage.attacks.disaggregation.recomputed import Batch, batch_gradient
 from seepage.attacks.disaggregation.replay import Replay, replay
 from seepage.attacks.disaggregation.solution import Solution
@@ -95,12 +96,12 @@ def _closed(mixture: Mixture, solution: Solution, points: Tensor, left_open: Ten
     inputs = points @ factors.right
     mixing = factors.singular[:, None] * torch.linalg.inv(points)  # X = Q^-1 R
     errors = (factors.left @ mixing).T
-    outside = mixture.error_of_inputs(mixing, inputs, replayed=torch.zeros_like(solution.evident))
+    outside = error_of_inputs(mixture, mixing, inputs, replayed=torch.zeros_like(solution.evident))
     return replace(
         solution,
         inputs=inputs,
         errors=errors,
-        evident=solution.evident & mixture.explains_bias(errors),
+        evident=solution.evident & explains_bias(mixture, errors),
         input_error=(outside.square() + left_open.square()).sqrt(),
         error_tol=mixture.zero_tols(normalize(mixing.T, dim=1)),
     )
