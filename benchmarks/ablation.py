@@ -22,12 +22,13 @@ from seepage.attacks.disaggregation.unmixing import Unmixing
 from seepage.data.sources import Dataset
 from seepage.federated.rules import FedSGD
 from seepage.linalg.filters import FILTER_BANKS, FilterBank
-from seepage.linalg.ica import Contrast, SoftSign, Tanh
+from seepage.linalg.ica import Contrast, ScaleMixture, SoftSign, Tanh
 from seepage.linalg.nullspace import largest_leverage, merge_directions, zero_mask
 from seepage.linalg.rounding import refine_directions, robust_null_directions
 from seepage.networks.zoo import build_network
 from seepage.types import ThreatModel
 
+SIZE = 100
 RAW = FilterBank(name="raw pixels", stencils=(((1.0,),),))
 Rounding = Callable[[Mixture, Found, Tensor], None]  # (mixture, found, guesses [k, b]): adds to what is found
 
@@ -37,7 +38,7 @@ class Cube:
     """``y^3``: the classical contrast, kurtosis."""
 
     def __call__(self, sources: Tensor) -> tuple[Tensor, Tensor]:
-        return sources**3, 3 * sources.square()
+        return sources**3, 3 * sources.square().flatten(1).mean(dim=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class Variant:
         title: what was changed.
         bank: filters of step 1.
         contrast: of step 1.
+        free_steps: of step 1, in which sources may be correlated.
         unit_rows: whether the rows of ``L`` are scaled to unit length, for step 2.
         rounding: step 2 and acceptance.
         deflate: whether step 3 is done.
@@ -56,7 +58,8 @@ class Variant:
 
     title: str
     bank: FilterBank = FILTER_BANKS[0]
-    contrast: Contrast = SoftSign()  # noqa: RUF009 - frozen
+    contrast: Contrast = ScaleMixture()  # noqa: RUF009 - frozen
+    free_steps: int = 20
     unit_rows: bool = True
     rounding: Rounding | None = None
     deflate: bool = True
@@ -99,6 +102,9 @@ VARIANTS = (
     Variant(title="PRISM's own turn, with a descent on the sphere besides", arm=True),
     Variant(title="raw pixels in place of derivatives", bank=RAW),
     *(Variant(title=f"filters: {bank.name}", bank=bank) for bank in FILTER_BANKS[1:]),
+    Variant(title="guesses that stay uncorrelated", free_steps=0),
+    Variant(title="contrast: soft sign of each sample by itself", contrast=SoftSign()),
+    Variant(title="the same, uncorrelated", contrast=SoftSign(), free_steps=0),
     Variant(title="contrast: tanh(2 y)", contrast=Tanh()),
     Variant(title="contrast: tanh(y)", contrast=Tanh(sharpness=1.0)),
     Variant(title="contrast: y^3", contrast=Cube()),
@@ -142,7 +148,9 @@ def run(
     chance = torch.Generator().manual_seed(seed)
     found = Found.nothing(mixture.L)
     nothing = Found.nothing(mixture.L)
-    unmixing = Unmixing(bank=variant.bank, contrast=variant.contrast, shape=shape, samples=32_768)
+    unmixing = Unmixing(
+        bank=variant.bank, contrast=variant.contrast, shape=shape, samples=32_768, free_steps=variant.free_steps
+    )
     known: list[int] = []
     likeness, started = 0.0, time.monotonic()
     while len(known) < turns and len(found) < mixture.batch_size and time.monotonic() - started < seconds:
@@ -165,7 +173,7 @@ def main() -> None:
     """Run all variants, seed by seed, and write the table after each seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--batch-size", type=int, default=SIZE)
     parser.add_argument("--width", type=int, default=500)
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=30.0, help="no new turn after so many")
@@ -195,7 +203,8 @@ def write(runs: dict[str, list[Run]], options: argparse.Namespace) -> None:
     b, count = options.batch_size, len(next(iter(runs.values())))
     head = (
         "# What each part of PRISM is worth\n\n"
-        f"Command: `OMP_NUM_THREADS=1 python benchmarks/ablation.py --seeds {count}`. CIFAR-10 test images, b = {b}, "
+        f"Command: `OMP_NUM_THREADS=1 python benchmarks/ablation.py --seeds {count} --batch-size {b} "
+        f"--width {options.width} --turns {options.turns}`. CIFAR-10 test images, b = {b}, "
         f"`{mlp(options.width, 3)}` (m / b = {options.width / b:g}), PyTorch's default start, one fresh network and "
         f"batch a seed, seeds 0 to {count - 1}. At most {options.turns} turns of steps 1 to 3, none begun "
         f"after {options.seconds:.0f} s; no sphere search, no other filter or contrast takes over, as it does in PRISM "
@@ -214,7 +223,8 @@ def write(runs: dict[str, list[Run]], options: argparse.Namespace) -> None:
             f"{mean(item.known[0] / b for item in done):.3f} | {mean(last):.3f} | {min(last):.2f} | "
             f"{sum(share == 1.0 for share in last)} of {len(done)} | {median(item.seconds for item in done):.1f} |"
         )
-    (RESULTS / "ablation.md").write_text(head + "\n".join(lines) + "\n", encoding="utf8")
+    name = "ablation.md" if b == SIZE else f"ablation-{b}.md"
+    (RESULTS / name).write_text(head + "\n".join(lines) + "\n", encoding="utf8")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from seepage.attacks.disaggregation.unmixing import Unmixing
 from seepage.data.sources import Dataset, load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.linalg.filters import FILTER_BANKS
-from seepage.linalg.ica import SoftSign
+from seepage.linalg.ica import ScaleMixture
 from seepage.networks.zoo import build_network
 from seepage.types import Observation, ThreatModel
 
@@ -60,7 +60,7 @@ def play(mixture: Mixture, found: Found, shape: tuple[int, ...], chance: torch.G
     banks = iter(FILTER_BANKS)
     bank = next(banks)
     while len(found) < mixture.batch_size and len(rounds) < most:
-        unmixing = Unmixing(bank=bank, contrast=SoftSign(), shape=shape, samples=32_768)
+        unmixing = Unmixing(bank=bank, contrast=ScaleMixture(), shape=shape, samples=32_768)
         basis = mixture.missing(found.directions)
         state = chance.get_state()  # so that the guesses drawn are those of the turn
         guesses = unmixing.guess(mixture, found, chance, steps=60)

@@ -36,12 +36,14 @@ class Unmixing:
         contrast: tells them from mixtures.
         shape: of one input.
         samples: of filtered pixels at most; windows on larger inputs are drawn anew each turn.
+        free_steps: last steps of unmixing, in which guesses may be correlated.
     """
 
     bank: FilterBank
     contrast: Contrast
     shape: tuple[int, ...]
     samples: int
+    free_steps: int = 20
 
     def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator, *, effort: int) -> Proposals:
         """One turn; unmixing takes ``effort`` times as many steps."""
@@ -86,7 +88,14 @@ class Unmixing:
             return basis[:0]
         samples = torch.cat([part for part in filtered if part is not None])  # [k, windows, stencils, c, h', w']
         before = None if start is None or len(start) < len(basis) else _still_missing(start, basis)
-        weights = unmix(samples, contrast=self.contrast, generator=generator, steps=steps, start=before)
+        weights = unmix(
+            samples,
+            contrast=self.contrast,
+            generator=generator,
+            steps=steps,
+            free_steps=self.free_steps,
+            start=before,
+        )
         guesses = weights.double() @ basis
         size = math.sqrt(mixture.layer.weight.shape[1])  # of normalised inputs; only the bias minds
         scaled: Tensor = guesses * (size / guesses.norm(dim=1, keepdim=True).clamp_min(1e-300))
