@@ -376,10 +376,15 @@ def test_a_network_whose_source_was_changed_is_another_run(
 
 
 def started_with_a_torch_that(tmp_path: Path, does: str) -> subprocess.Popen[str]:
+    # A shell has what it runs in the background ignore Ctrl-C, and so have these tests' children.
+    heeding = (
+        "import runpy, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "runpy.run_module('seepage', run_name='__main__')\n"
+    )
     (tmp_path / "torch.py").write_text(does, encoding="utf8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     return subprocess.Popen(
-        [sys.executable, "-m", "seepage", "--version"],
+        [sys.executable, "-c", heeding, "--version"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -58,8 +58,8 @@ def robust_null_directions(L: Tensor, weights: Tensor, *, rounds: int = 10, star
     """The direction that most of the given rows annihilate, though some of them do not (PRISM, step 2).
 
     Iteratively reweighted least squares with weights ``w_j median^2 / (y_j^2 + median^2)``, ``y = L q``. From
-    128 columns on, each reweighting is solved by a few conjugate gradients: what is still wrong is put right
-    by the next, and a matrix for each direction would cost ten times as much.
+    128 columns on each reweighting is solved by a few conjugate gradients: what they leave is put right by the next,
+    and a Gram matrix for each direction would take several times as long.
 
     Args:
         L: ``[m, b]`` float64.
@@ -108,7 +108,7 @@ def reselect_directions(L: Tensor, directions: Tensor, *, share: float = 0.25, r
 
 
 def refine_directions(L: Tensor, directions: Tensor, *, zero_tol: float | Tensor, rounds: int = 2) -> Tensor:
-    """Each direction solved again from all rows where it vanishes.
+    """Each direction solved again from all rows where it vanishes, to rounding.
 
     Args:
         L: ``[m, b]`` float64.
