@@ -227,9 +227,9 @@ def write(rows: list[Row]) -> None:
         + f" (times 1.5 at 64 pixels, 3 at 224{longer}) of one thread of a busy machine "
         f"({platform.machine()}, "
         f"{os.cpu_count()} cores shared with other work, torch {torch.__version__}, CPU only): a low share can mean "
-        f"that time was up. [prism.md](prism.md) has more large batches. PRISM's cells of four units an example "
-        "and more (eight at b = 16) are of the code before it looked into later layers, which it does last there; "
-        "those below, on photos of 64 pixels and on the table, of before starts were sorted and given up early. "
+        f"that time was up. [prism.md](prism.md) has more large batches. PRISM's cells on CIFAR-10 and at 224 are of "
+        "the code that unmixes by local scales (docs/decisions/0018) but for b = 210 from four units on, where the "
+        "first seed alone is, and 512 at five; all others, and the other attacks', are of before. "
         "One line a batch: [phase.csv](phase.csv).\n"
     ]
     wrong, broke = sum(row.wrong for row in rows), sum(row.outcome == "broke" for row in rows)
