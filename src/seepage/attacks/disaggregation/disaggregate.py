@@ -106,7 +106,7 @@ class _Search:
         mixture, found = self.mixture, self.found
         self.cost += proposals.cost
         grown = (accept_replayed if proposals.replayed else accept)(mixture, found, proposals.directions)
-        if grown and 0 < mixture.batch_size - len(found) <= _LAST_FEW:
+        if mixture.layer.relu and grown and 0 < mixture.batch_size - len(found) <= _LAST_FEW:
             complete(mixture, found, self.generator)
         if grown and len(found) >= mixture.batch_size:
             self.enough_at = self.enough_at or self.cost

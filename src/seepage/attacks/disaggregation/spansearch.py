@@ -28,6 +28,7 @@ _PUSHES, _PUSH = 2, 0.05  # from there it starts again: how often, and how far a
 _CONVERGED = 1e-6  # relative: what float32 leaves of the spans
 _IN_SPAN, _SAME_ERROR = 1e-4, 1e-3  # relative distances beyond which a point is no example
 _PRECISE = 1e-5  # distance of an error up to which its direction is as good as one from zeros
+_NEARLY_PRECISE = 3e-5  # and without a ReLU, where a fit of the whole batch follows
 _OFF = 1e-5  # pre-activation, as a share of its root mean square, below which a unit is clearly off
 _KERNEL = 3e-3  # singular value, as a share of the largest, below which zeros say less than the error itself
 _KEPT = 0.99  # of an error's length that the zeros of its off-units must leave
@@ -68,7 +69,8 @@ class SpanSearch:
         inputs, _ = walks.walk(spans, inputs, torch.eye(mixture.batch_size).to(inputs), tol=_CONVERGED)
         outputs = inputs @ spans.heights.T + spans.bias  # [e, m]
         proved = [one for row in outputs if (one := _direction(spans, mixture, row)) is not None]
-        precise = [one for one in proved if one[1] <= _PRECISE]  # a rough one would make all later inputs rough
+        enough = _PRECISE if mixture.layer.relu else _NEARLY_PRECISE
+        precise = [one for one in proved if one[1] <= enough]  # a rough one would make all later inputs rough
         directions = torch.stack([one for one, _ in precise or proved]) if proved else found.directions[:0]
         return Proposals(directions=directions, cost=walks.starts, work=walks.work, replayed=True)
 
