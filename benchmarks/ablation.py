@@ -29,6 +29,7 @@ from seepage.networks.zoo import build_network
 from seepage.types import ThreatModel
 
 SIZE = 100
+NEAR = 0.9  # cosine of a guess that is near
 RAW = FilterBank(name="raw pixels", stencils=(((1.0,),),))
 Rounding = Callable[[Mixture, Found, Tensor], None]  # (mixture, found, guesses [k, b]): adds to what is found
 
@@ -49,6 +50,7 @@ class Variant:
         title: what was changed.
         bank: filters of step 1.
         contrast: of step 1.
+        momentum: of step 1.
         free_steps: of step 1, in which sources may be correlated.
         unit_rows: whether the rows of ``L`` are scaled to unit length, for step 2.
         rounding: step 2 and acceptance.
@@ -59,6 +61,7 @@ class Variant:
     title: str
     bank: FilterBank = FILTER_BANKS[0]
     contrast: Contrast = ScaleMixture()  # noqa: RUF009 - frozen
+    momentum: float = 0.8
     free_steps: int = 20
     unit_rows: bool = True
     rounding: Rounding | None = None
@@ -104,7 +107,8 @@ VARIANTS = (
     *(Variant(title=f"filters: {bank.name}", bank=bank) for bank in FILTER_BANKS[1:]),
     Variant(title="guesses that stay uncorrelated", free_steps=0),
     Variant(title="contrast: soft sign of each sample by itself", contrast=SoftSign()),
-    Variant(title="the same, uncorrelated", contrast=SoftSign(), free_steps=0),
+    Variant(title="no momentum", momentum=0.0),
+    Variant(title="soft sign, no momentum, uncorrelated", contrast=SoftSign(), momentum=0.0, free_steps=0),
     Variant(title="contrast: tanh(2 y)", contrast=Tanh()),
     Variant(title="contrast: tanh(y)", contrast=Tanh(sharpness=1.0)),
     Variant(title="contrast: y^3", contrast=Cube()),
@@ -117,9 +121,10 @@ VARIANTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One variant on one batch: likeness of the first guesses, directions known after each turn, seconds."""
+    """One variant on one batch: likeness of the first guesses, near ones, directions after each turn, seconds."""
 
     likeness: float
+    near: int
     known: list[int]
     seconds: float
 
@@ -149,24 +154,30 @@ def run(
     found = Found.nothing(mixture.L)
     nothing = Found.nothing(mixture.L)
     unmixing = Unmixing(
-        bank=variant.bank, contrast=variant.contrast, shape=shape, samples=32_768, free_steps=variant.free_steps
+        bank=variant.bank,
+        contrast=variant.contrast,
+        shape=shape,
+        samples=32_768,
+        momentum=variant.momentum,
+        free_steps=variant.free_steps,
     )
     known: list[int] = []
-    likeness, started = 0.0, time.monotonic()
+    likeness, near, started = 0.0, 0, time.monotonic()
     while len(known) < turns and len(found) < mixture.batch_size and time.monotonic() - started < seconds:
         left = found if variant.deflate else nothing
         state = chance.get_state()
         guesses = unmixing.guess(mixture, left, chance, steps=60)
         if not known:
             true = normalize(truth @ mixture.factors.right.T, dim=1)
-            likeness = float((true @ normalize(guesses, dim=1).T).abs().max(dim=1).values.mean())
+            best = (true @ normalize(guesses, dim=1).T).abs().max(dim=1).values
+            likeness, near = float(best.mean()), int((best > NEAR).sum())
         if variant.arm:
             chance.set_state(state)
             accept(mixture, found, unmixing(mixture, left, chance, effort=1).directions)
         else:
             (variant.rounding or round_in_float64)(mixture, found, torch.cat([guesses, -guesses]))
         known.append(min(len(found), mixture.batch_size))
-    return Run(likeness=likeness, known=known, seconds=time.monotonic() - started)
+    return Run(likeness=likeness, near=near, known=known, seconds=time.monotonic() - started)
 
 
 def main() -> None:
@@ -209,17 +220,19 @@ def write(runs: dict[str, list[Run]], options: argparse.Namespace) -> None:
         f"batch a seed, seeds 0 to {count - 1}. At most {options.turns} turns of steps 1 to 3, none begun "
         f"after {options.seconds:.0f} s; no sphere search, no other filter or contrast takes over, as it does in PRISM "
         "itself. *Likeness*: mean over the examples of the best absolute cosine with a guess of the first turn (the "
-        "truth is used for this column alone). *Found*: directions accepted, as a share of all, mean over the seeds "
+        f"truth is used for this column and the next alone); *near*: examples that have a guess above {NEAR}, mean. "
+        "*Found*: directions accepted, as a share of all, mean over the seeds "
         f"and the least of them. Machine: {platform.machine()}, one thread of {os.cpu_count()} cores shared with other "
         f"work, torch {torch.__version__}, CPU only; seconds show orders of magnitude.\n\n"
-        f"| changed | likeness | found, 1 turn | found, {options.turns} turns | least | whole batches | median s |\n"
-        "|---|--:|--:|--:|--:|--:|--:|\n"
+        f"| changed | likeness | near | found, 1 turn | found, {options.turns} turns | least | whole batches "
+        "| median s |\n"
+        "|---|--:|--:|--:|--:|--:|--:|--:|\n"
     )
     lines = []
     for title, done in runs.items():
         last = [item.known[-1] / b for item in done]
         lines.append(
-            f"| {title} | {mean(item.likeness for item in done):.2f} | "
+            f"| {title} | {mean(item.likeness for item in done):.2f} | {mean(item.near for item in done):.0f} | "
             f"{mean(item.known[0] / b for item in done):.3f} | {mean(last):.3f} | {min(last):.2f} | "
             f"{sum(share == 1.0 for share in last)} of {len(done)} | {median(item.seconds for item in done):.1f} |"
         )

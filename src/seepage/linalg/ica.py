@@ -12,7 +12,6 @@ from torch.nn.functional import avg_pool2d
 
 __all__ = ["Contrast", "ScaleMixture", "SoftSign", "Tanh", "unmix"]
 
-_MOMENTUM = 0.8  # of symmetric steps; without it they need three times as many
 _FREE_STEP, _FARTHEST = 0.5, 0.15  # of the likelihood's: share of a quasi-Newton step, and largest entry
 _LEAST_CURVATURE = 0.05  # of two sources that no step can tell apart
 
@@ -81,6 +80,7 @@ def unmix(
     generator: torch.Generator,
     symmetric: bool = True,
     steps: int = 60,
+    momentum: float = 0.8,
     free_steps: int = 20,
     tolerance: float = 1e-4,
     start: Tensor | None = None,
@@ -96,6 +96,7 @@ def unmix(
         generator: draws the start, if there is none.
         symmetric: all sources at once; else one after the other, each orthogonal to those before.
         steps: of uncorrelated sources, at most (for each source if not symmetric).
+        momentum: of symmetric steps: how much of the last one comes before the next; 0 needs three times as many.
         free_steps: of the likelihood.
         tolerance: stop when every source moves by less (one minus cosine).
         start: ``[k, k]`` rows of weights on ``S`` to start from, of any length.
@@ -118,14 +119,17 @@ def unmix(
         sources = start.to(S) @ S.flatten(1)
         first = sources / sources.norm(dim=1, keepdim=True).clamp_min(1e-30) @ Z.flatten(1).T
     W = _orthogonal(first)
-    W = _together(W, Z, contrast, steps, tolerance) if symmetric else _one_by_one(W, Z, contrast, steps, tolerance)
+    if symmetric:
+        W = _together(W, Z, contrast, steps=steps, momentum=momentum, tolerance=tolerance)
+    else:
+        W = _one_by_one(W, Z, contrast, steps, tolerance)
     return _freed(W, Z, contrast, free_steps) @ whitening
 
 
-def _together(W: Tensor, Z: Tensor, contrast: Contrast, steps: int, tolerance: float) -> Tensor:
+def _together(W: Tensor, Z: Tensor, contrast: Contrast, *, steps: int, momentum: float, tolerance: float) -> Tensor:
     before = W
     for _ in range(steps):
-        ahead = _orthogonal(W + _MOMENTUM * (W - before))
+        ahead = _orthogonal(W + momentum * (W - before))
         moved = _orthogonal(_step(ahead, Z, contrast))
         moved = moved * (moved * ahead).sum(dim=1, keepdim=True).sign()
         change = float(1 - (moved * W).sum(dim=1).abs().min())

@@ -4,6 +4,7 @@ Notation: ``L [m, b]`` has one row a unit; a direction ``q [b]`` is one row of `
 in float64: the zeros that decide exactness are 1e-6 of an entry.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -18,7 +19,7 @@ __all__ = ["MANY_COLUMNS", "least_directions", "refine_directions", "reselect_di
 _ENTRIES_AT_ONCE = 1 << 24  # of weighted copies of L: 128 MiB
 _DENSE = 0.8  # share of non-zero weights above which picking rows is not worth it
 MANY_COLUMNS = 128  # columns from which a Gram matrix for each direction costs more than conjugate gradients for all
-_SOLVED = 1e-12  # slope left by them up to which nothing else is needed; rows together have size one
+_SOLVED = 1e-12  # slope that they may leave of what is refined; rows together have size one
 _FROM_NOWHERE = 2  # descents more where no start is known
 _SHIFT = 500  # rounding units of the mean eigenvalue; moves no eigenvector, keeps an exactly singular Gram factorable
 
@@ -71,7 +72,7 @@ def robust_null_directions(L: Tensor, weights: Tensor, *, rounds: int = 10, star
         ``[k, b]`` unit directions.
     """
     trusted = weights.to(L.dtype)
-    solve = _roughly(L)
+    solve = _solver(L)
     if starts is None and L.shape[1] >= MANY_COLUMNS:
         starts = _anywhere(L, len(trusted))
         for _ in range(_FROM_NOWHERE):
@@ -99,7 +100,7 @@ def reselect_directions(L: Tensor, directions: Tensor, *, share: float = 0.25, r
     """
     m, b = L.shape
     count = min(m, max(int(1.5 * b), int(share * m)))
-    solve = _roughly(L)
+    solve = _solver(L)
     for _ in range(rounds if len(directions) else 0):
         values = (directions @ L.T).abs()
         smallest = values <= values.kthvalue(count, dim=1, keepdim=True).values
@@ -116,37 +117,28 @@ def refine_directions(L: Tensor, directions: Tensor, *, zero_tol: float | Tensor
         zero_tol: one for all, or one for each, ``[k]``; see :func:`seepage.linalg.nullspace.zero_mask`.
         rounds: how often to repeat with the rows that came out zero.
     """
-    solve = _precisely(L)
+    solve = _solver(L, most_left=_SOLVED)
     for _ in range(rounds if len(directions) else 0):
         directions = solve(zero_mask(L, directions, zero_tol=zero_tol), directions)
     return directions
 
 
-def _roughly(L: Tensor) -> _Solve:
-    """:func:`least_directions`, or a few conjugate gradients towards it where there are many columns."""
+def _solver(L: Tensor, *, most_left: float = math.inf) -> _Solve:
+    """:func:`least_directions`; from ``MANY_COLUMNS`` on, conjugate gradients towards it, which are far quicker.
+
+    Args:
+        L: ``[m, b]``.
+        most_left: what they may leave of the slope; directions beyond it are solved anew.
+    """
     if L.shape[1] < MANY_COLUMNS:
         return partial(least_directions, L)
     whitened = Whitened.of(L)
 
     def solve(weights: Tensor, starts: Tensor | None) -> Tensor:
-        return whitened.descend(weights, _anywhere(L, len(weights)) if starts is None else starts)[0]
-
-    return solve
-
-
-def _precisely(L: Tensor) -> _Solve:
-    """As :func:`_roughly`; what conjugate gradients do not bring to rounding is solved anew."""
-    if L.shape[1] < MANY_COLUMNS:
-        return partial(least_directions, L)
-    whitened = Whitened.of(L)
-
-    def solve(weights: Tensor, starts: Tensor | None) -> Tensor:
-        if starts is None:
-            return least_directions(L, weights)
-        found, left = whitened.descend(weights, starts)
-        rough = left > _SOLVED
+        found, left = whitened.descend(weights, _anywhere(L, len(weights)) if starts is None else starts)
+        rough = ~(left <= most_left)
         if bool(rough.any()):
-            found[rough] = least_directions(L, weights[rough], starts[rough])
+            found[rough] = least_directions(L, weights[rough], None if starts is None else starts[rough])
         return found
 
     return solve

@@ -15,9 +15,9 @@ from seepage.linalg.ica import Contrast, unmix
 from seepage.linalg.nullspace import merge_directions, zero_mask
 from seepage.linalg.sphere import RiemannianAdam
 
-__all__ = ["FEW_UNITS", "Continued", "Unmixing"]
+__all__ = ["Continued", "Unmixing"]
 
-FEW_UNITS = 9.0  # units an example: with fewer, guesses are also rounded by the robust kernel, which costs more;
+_FEW_UNITS = 9.0  # units an example: with fewer, guesses are also rounded by the robust kernel, which costs more;
 _FEW = 128  # so are the guesses of a turn that has no more,
 _PLENTY = 64  # but not where the descent alone found as many
 _DESCENT = RiemannianAdam(steps=150, step_size=0.07)
@@ -36,13 +36,15 @@ class Unmixing:
         contrast: tells them from mixtures.
         shape: of one input.
         samples: of filtered pixels at most; windows on larger inputs are drawn anew each turn.
-        free_steps: last steps of unmixing, in which guesses may be correlated.
+        momentum: of the steps of unmixing.
+        free_steps: the last of them, in which guesses may be correlated.
     """
 
     bank: FilterBank
     contrast: Contrast
     shape: tuple[int, ...]
     samples: int
+    momentum: float = 0.8
     free_steps: int = 20
 
     def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator, *, effort: int) -> Proposals:
@@ -54,7 +56,7 @@ class Unmixing:
         b, k = mixture.batch_size, len(rough)
         polish = 2.0 * k * mixture.white.numel() * _DESCENT.steps
         kernels = 2.0 * k * mixture.L.numel() * b
-        tight = len(mixture.L) < FEW_UNITS * b
+        tight = len(mixture.L) < _FEW_UNITS * b
         if (tight or k <= _FEW) and _count_new(mixture, found, directions) < _PLENTY:
             directions = torch.cat([directions, round_either(mixture, guesses)])
             kernels *= 6
@@ -93,6 +95,7 @@ class Unmixing:
             contrast=self.contrast,
             generator=generator,
             steps=steps,
+            momentum=self.momentum,
             free_steps=self.free_steps,
             start=before,
         )
