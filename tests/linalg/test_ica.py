@@ -113,3 +113,21 @@ def test_a_local_scale_changes_as_its_derivative_says() -> None:
     pooled = sources[1, 0, :, 2:5, 2:5].square().mean()
     y = sources[1, 0, 2, 3, 3]
     torch.testing.assert_close(own, 1 / (0.01 + pooled) - 2 * y**2 / 27 / (0.01 + pooled) ** 2, rtol=1e-4, atol=1e-6)
+
+
+def test_of_a_signal_the_scale_is_shared_along_it_alone() -> None:
+    contrast, draw = ScaleMixture(), torch.Generator().manual_seed(2)
+    sources = torch.randn(1, 1, 1, 2, 1, 300, generator=draw, dtype=torch.float64).requires_grad_()
+    value, slope = contrast(sources)
+    own = [
+        torch.autograd.grad(entry, sources, retain_graph=True)[0].flatten()[i]
+        for i, entry in enumerate(value.flatten())
+    ]
+    torch.testing.assert_close(slope[0], torch.stack(own).mean(), rtol=0.01, atol=0)  # ends have a neighbour less
+
+
+def test_signals_loud_in_parts_are_unmixed() -> None:
+    draw = torch.Generator().manual_seed(0)
+    loud = (torch.rand(8, 1, 1, 1, 1, 50, generator=draw) < 0.3).repeat_interleave(8, dim=5)
+    sources = (0.1 + loud) * torch.randn(8, 1, 1, 1, 1, 400, generator=draw)
+    assert float(likeness(ScaleMixture(), sources).min()) > 0.95

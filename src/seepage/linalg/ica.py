@@ -47,7 +47,7 @@ class ScaleMixture:
         pooled = squares.mean(dim=-3).reshape(-1, 1, height, width)
         pooled = avg_pool2d(pooled, 3, stride=1, padding=1, count_include_pad=False)
         below = 1 / (self.floor + pooled.reshape(*sources.shape[:-3], 1, height, width))
-        own = 2 / (9 * channels)  # of one sample in the derivative of its own scale
+        own = 2 / (channels * min(height, 3) * min(width, 3))  # of one sample in the derivative of its own scale
         return sources * below, (below - own * squares * below.square()).flatten(1).mean(dim=1)
 
 
