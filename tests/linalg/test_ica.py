@@ -17,11 +17,9 @@ def mixed(k: int, samples: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("contrast", [Tanh(), SoftSign()])
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_sources_are_unmixed_up_to_order_scale_and_sign(contrast: Contrast, symmetric: bool) -> None:
+def test_sources_are_unmixed_up_to_order_scale_and_sign(contrast: Contrast) -> None:
     S, sources = mixed(6, 20_000)
-    generator = torch.Generator().manual_seed(1)
-    found = unmix(S, contrast=contrast, generator=generator, symmetric=symmetric) @ S
+    found = unmix(S, contrast=contrast, generator=torch.Generator().manual_seed(1)) @ S
     correlation = torch.corrcoef(torch.cat([found, sources]))[:6, 6:].abs()
     assert float(correlation.max(dim=1).values.min()) > 0.98
     assert sorted(correlation.argmax(dim=1).tolist()) == list(range(6))

@@ -78,14 +78,13 @@ def unmix(
     *,
     contrast: Contrast,
     generator: torch.Generator,
-    symmetric: bool = True,
     steps: int = 60,
     momentum: float = 0.8,
     free_steps: int = 20,
     tolerance: float = 1e-4,
     start: Tensor | None = None,
 ) -> Tensor:
-    """FastICA on whitened rows, with momentum; then maximum likelihood, whose sources may be correlated.
+    """Symmetric FastICA on whitened rows, with momentum; then maximum likelihood, whose sources may be correlated.
 
     Few samples of independent sources are correlated by chance, as much as one over the root of their number. Sources
     that have to be uncorrelated are wrong by that; those of the likelihood are not.
@@ -94,11 +93,10 @@ def unmix(
         S: ``[k, ...]``, samples in the shape that the contrast looks at; float32 suffices.
         contrast: what tells a source from a mixture.
         generator: draws the start, if there is none.
-        symmetric: all sources at once; else one after the other, each orthogonal to those before.
-        steps: of uncorrelated sources, at most (for each source if not symmetric).
-        momentum: of symmetric steps: how much of the last one comes before the next; 0 needs three times as many.
+        steps: of uncorrelated sources, at most.
+        momentum: how much of the last of them comes before the next; 0 needs three times as many.
         free_steps: of the likelihood.
-        tolerance: stop when every source moves by less (one minus cosine).
+        tolerance: the uncorrelated steps end when every source moves by less (one minus cosine).
         start: ``[k, k]`` rows of weights on ``S`` to start from, of any length.
 
     Returns:
@@ -118,11 +116,7 @@ def unmix(
     else:  # correlations of its sources with the whitened rows
         sources = start.to(S) @ S.flatten(1)
         first = sources / sources.norm(dim=1, keepdim=True).clamp_min(1e-30) @ Z.flatten(1).T
-    W = _orthogonal(first)
-    if symmetric:
-        W = _together(W, Z, contrast, steps=steps, momentum=momentum, tolerance=tolerance)
-    else:
-        W = _one_by_one(W, Z, contrast, steps, tolerance)
+    W = _together(_orthogonal(first), Z, contrast, steps=steps, momentum=momentum, tolerance=tolerance)
     return _freed(W, Z, contrast, free_steps) @ whitening
 
 
@@ -154,20 +148,6 @@ def _freed(W: Tensor, Z: Tensor, contrast: Contrast, steps: int) -> Tensor:
         move = (slopes.T - curvature * slopes) / across
         move.fill_diagonal_(0.0)
         W = W + min(_FREE_STEP, _FARTHEST / float(move.abs().max().clamp_min(1e-30))) * move @ W
-    return W
-
-
-def _one_by_one(W: Tensor, Z: Tensor, contrast: Contrast, steps: int, tolerance: float) -> Tensor:
-    """Each orthogonal to those before; writes over ``W``."""
-    for index in range(len(W)):
-        for _ in range(steps):
-            moved = _step(W[index : index + 1], Z, contrast)
-            moved = moved - (moved @ W[:index].T) @ W[:index]
-            moved = moved / moved.norm().clamp_min(1e-30)
-            change = float(1 - (moved[0] @ W[index]).abs())
-            W[index] = moved[0]
-            if change < tolerance:
-                break
     return W
 
 

@@ -11,6 +11,8 @@ from seepage.types import Observation, Obstacle, Traces
 
 __all__ = ["AttackedLayer", "find_input_layer", "find_layer", "find_relu_layer"]
 
+_ROWS_AT_ONCE = 256  # rows of W converted to float64 at a time
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackedLayer:
@@ -44,6 +46,10 @@ class AttackedLayer:
     rounding: float = 0.0
     gated: bool = True
     relu: bool = True
+
+    def heights(self, rows: Tensor) -> Tensor:
+        """``W rows^T [m, k]`` float64 of ``rows [k, n]``: what each adds to the pre-activations."""
+        return torch.cat([part.double() @ rows.T for part in torch.split(self.weight, _ROWS_AT_ONCE)])
 
 
 def find_relu_layer(observation: Observation, name: str | None = None) -> AttackedLayer | list[Obstacle]:

@@ -121,7 +121,7 @@ def mix(layer: AttackedLayer, *, least_share: float, generator: torch.Generator)
         return None
     length = factors.left.norm(dim=1)
     awake = length > (0 if factors.spread else zero_tol * float(length.max()))
-    height = torch.cat([part.double() @ factors.right.T for part in torch.split(layer.weight, _ROWS_AT_ONCE)])
+    height = layer.heights(factors.right)
     asleep = int((~awake).sum())  # zeros of every example, but no equations
     share = max(int(least_share * len(awake)) - asleep, 0)
     return Mixture(

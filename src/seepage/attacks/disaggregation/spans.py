@@ -75,8 +75,7 @@ def read_spans(observation: Observation, mixture: Mixture, generator: torch.Gene
             bases.append(factors.right)
     if not layers:
         return None
-    heights = torch.cat([part.double() @ mixture.factors.right.T for part in torch.split(layer.weight, 256)])
-    bias = layer.bias.double()
+    heights, bias = layer.heights(mixture.factors.right), layer.bias.double()
     try:
         spans = Spans(tail=Tail(observation, layer, layers), bases=tuple(bases), heights=heights, bias=bias)
         vmap(jacobian(spans.outside))(bias[None])
