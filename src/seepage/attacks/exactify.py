@@ -17,7 +17,7 @@ from seepage.attacks.disaggregation.portfolio import Arm
 from seepage.attacks.disaggregation.spans import read_spans
 from seepage.attacks.disaggregation.spansearch import SpanSearch, random_guesses
 from seepage.attacks.spearpp import Completion
-from seepage.types import Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import INTERRUPTED, Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
 
 __all__ = ["Exactify"]
 
@@ -50,7 +50,7 @@ class Exactify:
         return f"exactify:{self.attack.name}"
 
     def obstacles(self, observation: Observation) -> Sequence[Obstacle]:
-        """Those of the attack; a network without a ReLU layer that fits leaves its reconstruction as it is."""
+        """Those of the attack; a network without a layer that fits leaves its reconstruction as it is."""
         return self.attack.obstacles(observation)
 
     def __call__(
@@ -58,7 +58,8 @@ class Exactify:
     ) -> Reconstruction:
         """EXACT if every example became exact; else what the attack returned, with the exact ones in their places."""
         rough = self.attack(observation, generator=generator, progress=progress)
-        if rough.outcome is Outcome.EXACT or rough.inputs is None or rough.layer:
+        over = rough.outcome is Outcome.EXACT or rough.stats.get("stopped") == INTERRUPTED
+        if over or rough.inputs is None or rough.layer:
             return rough
         layer = find_layer(observation, self.layer)
         if not isinstance(layer, AttackedLayer):
@@ -145,5 +146,6 @@ def _merged(rough: Reconstruction, exact: Reconstruction) -> Reconstruction:
         inputs[place], certified[place] = exact.inputs[index], True
         if exact.labels is not None:
             labels[place] = exact.labels[index]
-    reason = f"{rough.reason} Rounded at a ReLU layer: {int(certified.sum())} of {len(inputs)} became exact.".strip()
+    became = f"Rounded at layer {exact.stats['layer']}: {int(certified.sum())} of {len(inputs)} became exact."
+    reason = f"{rough.reason} {became} {exact.reason}".strip()
     return replace(rough, inputs=inputs, labels=labels, certified=certified, reason=reason, stats=stats)

@@ -47,9 +47,10 @@ def conclude(
         "stopped": stopped,
     }
     if solution is None:
-        return Reconstruction(outcome=Outcome.FAILED, reason=_nothing(mixture, cost, stopped), stats=stats)
+        reason = _nothing(mixture, cost, stopped) + _dependent(b, observation.latest.batch_size)
+        return Reconstruction(outcome=Outcome.FAILED, reason=reason, stats=stats)
     doubts = _doubts(mixture, observation, solution)
-    verdict = "; ".join(doubts) or f"all {b} examples are certified"
+    verdict = "; ".join(doubts) or ("the one example is certified" if b == 1 else f"all {b} examples are certified")
     shape = observation.input_shape if layer.reads_input else layer.input_shape
     return Reconstruction(
         outcome=Outcome.APPROXIMATE if doubts else Outcome.EXACT,
@@ -67,12 +68,27 @@ def _nothing(mixture: Mixture, cost: int, stopped: str) -> str:
     if not layer.relu:
         return (
             f"No input whose activations lie in the spans of later layers' gradients was found from {cost:,} starts: "
-            f"{stopped}. It takes a linear layer behind {layer.name} with more than {b} inputs and outputs, and a "
-            f"network that can be run on one example (no dropout, no batch norm in training mode){again}."
+            f"{stopped}. It takes a linear layer behind {layer.name} with more than {b} inputs and outputs, whose "
+            f"gradient has rank {b} too, and a network that can be run on one example (no dropout, no batch norm in "
+            f"training mode){again}."
+        )
+    if b == 1:
+        return (
+            f"The gradient of layer {layer.name} has rank 1, and too few units are off for the one direction that it "
+            "holds to be a single example's: several whose inputs depend on one another would leave it."
         )
     return (
         f"No direction that the units of layer {layer.name} give away was found among {cost:,} samples: {stopped}. "
         f"The batch of {b} may be too large for {len(mixture.L)} units{again}."
+    )
+
+
+def _dependent(b: int, announced: int | None) -> str:
+    if announced is None or announced <= b:
+        return ""
+    return (
+        f" The client announced {announced} examples and the gradient has rank {b}: their inputs depend on one another "
+        "(copies, constant images), or their errors do."
     )
 
 
@@ -113,7 +129,8 @@ def _doubts(mixture: Mixture, observation: Observation, solution: Solution) -> l
         doubts.append(solution.replayed)
     announced = observation.latest.batch_size
     if announced is not None and announced != b:
-        doubts.append(f"the client announced {announced} examples and {b} distinct ones left a trace")
+        ones = "one" if b == 1 else "ones"
+        doubts.append(f"the client announced {announced} examples and {b} distinct {ones} left a trace")
     return doubts
 
 

@@ -1,5 +1,6 @@
 """The gradient of a whole reconstructed batch against the update that the client sent."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -105,10 +106,10 @@ def batch_gradient(observation: Observation, layer: AttackedLayer, batch: Batch)
 
 
 def _distance(update: Mapping[str, Tensor], gradient: Mapping[str, Tensor]) -> float:
-    """Relative; writes over ``gradient``, which may fill gigabytes."""
+    """Relative, infinite where squares leave the range; writes over ``gradient``, which may fill gigabytes."""
     size = sum(float(update[name].norm()) ** 2 for name in gradient)
     gap = sum(float(value.sub_(update[name]).norm()) ** 2 for name, value in gradient.items())
-    return float((gap / size) ** 0.5)
+    return float((gap / size) ** 0.5) if size > 0 and gap < math.inf else math.inf
 
 
 def within_rounding(example: Tensor, generator: torch.Generator) -> Tensor:

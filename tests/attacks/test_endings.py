@@ -1,0 +1,114 @@
+"""How exact attacks end where inputs, updates or the user leave them little: with the right sentence."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from seepage.attacks.budget import Budget
+from seepage.attacks.exactify import Exactify
+from seepage.attacks.prism import PRISM
+from seepage.data.sources import load_dataset
+from seepage.federated.rules import FedSGD
+from seepage.networks.zoo import build_network
+from seepage.types import (
+    INTERRUPTED,
+    GradientUpdate,
+    Observation,
+    Obstacle,
+    Outcome,
+    PrivateBatch,
+    Progress,
+    Reconstruction,
+    ThreatModel,
+    go_on,
+)
+
+DIGITS = load_dataset("digits")
+SHORT = Budget(samples=300)
+
+
+def batch_of(size: int) -> PrivateBatch:
+    return DIGITS.batch(torch.randperm(len(DIGITS), generator=chance())[:size])
+
+
+def chance() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def observed(text: str, batch: PrivateBatch, *, factor: float = 1.0) -> Observation:
+    network = build_network(text, input_shape=DIGITS.input_shape, classes=10, seed=2)
+    plain = FedSGD()(network, batch, chance())
+    update = GradientUpdate({name: factor * value for name, value in plain.items()})
+    return ThreatModel(batch_size=True).view(network=network, update=update, batch=batch, rule=FedSGD(), classes=10)
+
+
+def constant(size: int) -> PrivateBatch:
+    """Images of one grey each: together they span one dimension."""
+    greys = torch.randn(size, 1, 1, 1, generator=chance())
+    return PrivateBatch(inputs=greys.expand(-1, *DIGITS.input_shape).clone(), labels=torch.arange(size))
+
+
+class Rough:
+    """The truth beside noise, and what the walk that found it says of its end."""
+
+    name = "rough"
+
+    def __init__(self, inputs: Tensor, stopped: str) -> None:
+        self.inputs, self.stopped = inputs, stopped
+
+    def obstacles(self, observation: Observation) -> list[Obstacle]:  # noqa: ARG002
+        return []
+
+    def __call__(
+        self,
+        observation: Observation,  # noqa: ARG002
+        *,
+        generator: torch.Generator,
+        progress: Progress = go_on,  # noqa: ARG002
+    ) -> Reconstruction:
+        noise = 0.2 * torch.randn(self.inputs.shape, generator=generator)
+        none = torch.zeros(len(self.inputs), dtype=torch.bool)
+        return Reconstruction(
+            outcome=Outcome.APPROXIMATE,
+            inputs=self.inputs + noise,
+            certified=none,
+            reason="It is near.",
+            stats={"stopped": self.stopped},
+        )
+
+
+@pytest.mark.parametrize("network", ["mlp:40,40", "mlp:40,40:gelu"])
+def test_inputs_that_depend_on_one_another_are_named(network: str) -> None:
+    found = PRISM(budget=SHORT)(observed(network, constant(6)), generator=chance())
+    assert found.outcome is Outcome.FAILED
+    assert "announced 6 examples and the gradient has rank 1" in found.reason
+    assert "too large" not in found.reason
+
+
+@pytest.mark.parametrize("network", ["mlp:40,40", "mlp:40,40:gelu"])
+@pytest.mark.parametrize("factor", [1e-30, 1e-12, 1e20, 1e30])
+def test_updates_of_any_size_break_nothing(network: str, factor: float) -> None:
+    batch = batch_of(4)
+    found = PRISM(budget=SHORT)(observed(network, batch, factor=factor), generator=chance())
+    assert found.outcome is not Outcome.EXACT
+    assert found.reason
+    if found.inputs is not None:
+        apart = torch.cdist(found.inputs.flatten(1), batch.inputs.flatten(1)).min(dim=1).values
+        assert bool((apart[found.certified] < 1e-3).all())
+
+
+def test_nothing_is_rounded_after_an_interruption() -> None:
+    batch = batch_of(4)
+    rough = Rough(batch.inputs, INTERRUPTED)
+    found = Exactify(attack=rough)(observed("mlp:40,40", batch), generator=chance())
+    assert found.stats == {"stopped": INTERRUPTED}
+    assert not bool(found.certified.any())
+
+
+def test_rounding_says_at_which_layer_and_what_is_still_in_doubt() -> None:
+    batch = batch_of(4)
+    view = observed("mlp:40,40", batch, factor=7.0)
+    found = Exactify(attack=Rough(batch.inputs, "it arrived"))(view, generator=chance())
+    assert found.outcome is Outcome.APPROXIMATE
+    assert "It is near. Rounded at layer 1: 4 of 4 became exact." in found.reason
+    assert "explain 7.0000 of the loss" in found.reason
