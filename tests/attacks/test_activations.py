@@ -1,12 +1,14 @@
 """Exact batches from layers that go into anything but a ReLU: later layers tell their inputs apart."""
 
+import time
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from seepage.attacks.auto import Auto
-from seepage.attacks.budget import Budget
+from seepage.attacks.budget import SPENT, Budget
 from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_input_layer, find_layer
 from seepage.attacks.exactify import Exactify
 from seepage.attacks.prism import PRISM
@@ -17,6 +19,7 @@ from seepage.federated.dpsgd import DPSGD
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
 from seepage.types import (
+    INTERRUPTED,
     Attack,
     GradientUpdate,
     Observation,
@@ -205,6 +208,55 @@ class Rough:
         noise = torch.randn(inputs.shape, generator=generator) * inputs.std()
         none = torch.zeros(len(inputs), dtype=torch.bool)
         return Reconstruction(outcome=Outcome.APPROXIMATE, inputs=inputs + noise, certified=none)
+
+
+class Fitting:
+    """Lets so many steps of the fit pass, then says no, or only that time has passed."""
+
+    def __init__(self, steps: int, *, stops: bool) -> None:
+        self.steps, self.stops = steps, stops
+        self.seconds, self.asked = 0.0, 0
+
+    def __call__(self, done: int, total: int | None, note: str) -> bool:  # noqa: ARG002
+        if "fitted" in note:
+            self.asked += 1
+        over = self.asked > self.steps
+        self.seconds = 1e6 if over else 0.0
+        return not (over and self.stops)
+
+
+@pytest.mark.parametrize("steps", [0, 40])
+@pytest.mark.parametrize("stops", [True, False], ids=["interrupted", "budget"])
+def test_a_fit_ends_when_it_is_told_to_or_the_budget_is_spent(
+    steps: int, stops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, watch = batch_of(10), Fitting(steps, stops=stops)
+    monkeypatch.setattr(time, "monotonic", lambda: watch.seconds)
+    attack = Auto(budget=Budget(seconds=1e3))
+    view = observed(built("mlp:60,60:gelu"), batch)
+    found = attack(view, generator=torch.Generator().manual_seed(0), progress=watch)
+    assert watch.asked == steps + 1
+    assert found.outcome is Outcome.APPROXIMATE
+    assert found.stats["stopped"] == (INTERRUPTED if stops else SPENT)
+    assert "cut short" in found.reason
+    assert "too rough" not in found.reason
+    assert not bool(found.certified.any())
+    assert farthest(found, batch) < 1e-3
+
+
+def test_a_single_example_is_fitted_in_few_steps() -> None:
+    asked = 0
+
+    def count(done: int, total: int | None, note: str) -> bool:
+        nonlocal asked
+        asked += "fitted" in note
+        return True
+
+    view = observed(built("mlp:40,40:gelu"), batch_of(1))
+    found = PRISM()(view, generator=torch.Generator().manual_seed(0), progress=count)
+    assert found.outcome is Outcome.EXACT
+    assert found.reason == "Stopped because the certificate holds; the one example is certified."
+    assert 0 < asked < 33 * 6 * 3  # fits, rounds of each, steps of one unknown and a look before
 
 
 @pytest.mark.parametrize("network", ["mlp:30,60:gelu", "mlp:24,60,60"])

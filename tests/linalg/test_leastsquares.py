@@ -46,6 +46,17 @@ def test_it_stops_at_its_tolerance_and_at_its_steps() -> None:
     assert len(asked) == 3
 
 
+def test_told_to_stop_it_returns_what_it_has() -> None:
+    matrix, target = case(60, 20, 100.0)
+    turns = iter([True, True, False])
+    found = least_squares(
+        lambda x: matrix @ x, lambda r: matrix.T @ r, target, steps=500, tol=1e-12, goes_on=lambda: next(turns)
+    )
+    twice = least_squares(lambda x: matrix @ x, lambda r: matrix.T @ r, target, steps=2, tol=1e-12)
+    assert torch.equal(found, twice)
+    assert float((matrix @ found - target).norm()) < float(target.norm())
+
+
 def test_nothing_to_fit_moves_nothing() -> None:
     matrix, _ = case(30, 5, 10.0)
     found = least_squares(lambda x: matrix @ x, lambda r: matrix.T @ r, torch.zeros(30).double(), steps=5, tol=1e-3)

@@ -102,6 +102,25 @@ def test_inputs_off_by_a_thousandth_come_to_rounding_and_say_how_near(text: str)
     assert bool(prove(view, mixture, after, chance()).certified.all())
 
 
+def test_a_fit_that_is_cut_short_keeps_the_nearest_inputs_and_proves_nothing() -> None:
+    batch = batch_of()
+    view, mixture = observed(built(), batch)
+    truth = batch.inputs.flatten(1).double()
+    before, asked = near(mixture, truth, 1e-3), 0
+
+    def goes_on() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked <= 90  # within the first steps of the fit, which takes some hundreds
+
+    after = fitted(view, mixture, before, chance(), goes_on=goes_on)
+    assert asked == 91
+    assert float(apart(after, truth).max()) < 0.5 * float(apart(before, truth).max())
+    assert not bool(after.evident.any())
+    assert "cut short" in str(after.replayed)
+    assert not bool(prove(view, mixture, after, chance()).certified.any())
+
+
 def test_faint_examples_say_how_faint_they_are() -> None:
     batch = batch_of()
     network = sure(batch)

@@ -3,6 +3,7 @@
 The notation is that of :mod:`seepage.attacks.disaggregation.mixture`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,6 +34,7 @@ def choose(
     found: Found,
     generator: torch.Generator,
     *,
+    goes_on: Callable[[], bool] = lambda: True,
     aside: bool = False,
     swaps: int = MOST_SWAPS,
 ) -> Solution | None:
@@ -43,6 +45,7 @@ def choose(
         observation: what the server saw.
         found: what to choose from.
         generator: draws variants of examples within rounding.
+        goes_on: asked before each step of a fit, which is all that takes long.
         aside: whether those set aside are chosen from as well.
         swaps: to try at most; each costs a pass of all inputs through the layer.
 
@@ -59,7 +62,7 @@ def choose(
         return replace(solution, tolerance=-1.0, replayed="the update is noised")
     solution = replace(solution, tolerance=_INPUT_TOLERANCES[len(observation.input_shape) > 1])
     if not mixture.layer.relu:
-        solution = fitted(observation, mixture, solution, generator)
+        solution = fitted(observation, mixture, solution, generator, goes_on=goes_on)
     return prove(observation, mixture, solution, generator)
 
 

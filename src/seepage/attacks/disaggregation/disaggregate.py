@@ -48,8 +48,8 @@ def disaggregate(
         progress: told about directions found.
         patience: samples to spend on better directions once there are enough of them.
     """
-    search = _Search(mixture, observation, generator)
-    stopped = search.run(propose, budget=budget, progress=progress, patience=patience)
+    search = _Search(mixture, observation, generator, budget, progress)
+    stopped = search.run(propose, patience=patience)
     if stopped != INTERRUPTED:
         search.choose_again()
     return conclude(
@@ -66,29 +66,39 @@ def disaggregate(
 class _Search:
     """The state of a disaggregation: directions found, what they cost, and the best batch made of them."""
 
-    def __init__(self, mixture: Mixture, observation: Observation, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        mixture: Mixture,
+        observation: Observation,
+        generator: torch.Generator,
+        budget: Budget,
+        progress: Progress,
+    ) -> None:
         self.mixture, self.observation, self.generator = mixture, observation, generator
+        self.budget, self.progress, self.started = budget, progress, time.monotonic()
         self.found = Found.nothing(mixture.L)
         self.solution: Solution | None = None
         self.cost = 0
         self.enough_at: int | None = None
         self.drops = 0
+        self.cut_short = ""
 
-    def run(self, propose: Proposer, *, budget: Budget, progress: Progress, patience: int) -> str:
+    def run(self, propose: Proposer, *, patience: int) -> str:
         """Take proposals until there is a reason to stop; the reason."""
-        started, b = time.monotonic(), self.mixture.batch_size
         stopped = "there was nothing more to propose"
         for proposals in propose(self.mixture, self.found, self.generator):
             self._take(proposals)
             if self._evident:
                 stopped = "the certificate holds" if self._certified else "all directions are true"
-            elif not progress(len(self.found), b, f"directions found after {self.cost:,} samples"):
+            elif self.cut_short:
+                stopped = self.cut_short
+            elif not self._told(f"directions found after {self.cost:,} samples"):
                 stopped = INTERRUPTED
             elif self.enough_at is not None and (
                 not self.mixture.layer.relu or self.cost > max(8 * self.enough_at, patience)
             ):  # without a ReLU no direction is better than another, once there are enough
                 stopped = "no choice among the directions found certifies the whole batch"
-            elif budget.spent(self.cost, time.monotonic() - started):
+            elif self.budget.spent(self.cost, time.monotonic() - self.started):
                 stopped = SPENT
             else:
                 continue
@@ -134,8 +144,27 @@ class _Search:
             self.found.drop(unconfirmed)
 
     def _choose(self, *, aside: bool = False, swaps: int = MOST_SWAPS) -> None:
-        new = choose(self.mixture, self.observation, self.found, self.generator, aside=aside, swaps=swaps)
+        new = choose(
+            self.mixture,
+            self.observation,
+            self.found,
+            self.generator,
+            goes_on=self._goes_on,
+            aside=aside,
+            swaps=swaps,
+        )
         self.solution = better(self.solution, new)
+
+    def _goes_on(self) -> bool:
+        """Whether to go on in the middle of a choice, which takes time and no samples; why not stays known."""
+        if not self.cut_short and not self._told("directions found, the batch is fitted to the whole update"):
+            self.cut_short = INTERRUPTED
+        elif self.budget.spent(0, time.monotonic() - self.started):
+            self.cut_short = self.cut_short or SPENT
+        return not self.cut_short
+
+    def _told(self, note: str) -> bool:
+        return self.progress(len(self.found), self.mixture.batch_size, note)
 
     @property
     def _evident(self) -> bool:
