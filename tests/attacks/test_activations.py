@@ -210,6 +210,18 @@ class Rough:
         return Reconstruction(outcome=Outcome.APPROXIMATE, inputs=inputs + noise, certified=none)
 
 
+def test_a_network_that_calls_one_module_twice_is_left_as_it_is() -> None:
+    torch.manual_seed(0)
+    shared = nn.Linear(60, 60)
+    hidden = [nn.Linear(64, 60), nn.GELU(), shared, nn.GELU(), shared, nn.GELU(), nn.Linear(60, 60), nn.GELU()]
+    network, batch = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(60, 10)), batch_of(6)
+    before = {name: (value, value.detach().clone()) for name, value in network.named_parameters()}
+    found = run(PRISM(budget=Budget(samples=2000)), observed(network, batch))
+    assert found.outcome is Outcome.EXACT, found.reason
+    after = dict(network.named_parameters())
+    assert all(after[name] is kept and torch.equal(kept, value) for name, (kept, value) in before.items())
+
+
 class Fitting:
     """Lets so many steps of the fit pass, then says no, or only that time has passed."""
 

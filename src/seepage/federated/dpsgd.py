@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from seepage.errors import InputError
 from seepage.federated.client import BatchNorm, chance, client_copy, demand
 from seepage.federated.wording import write
+from seepage.networks.calling import call_with
 from seepage.types import GradientUpdate, PrivateBatch, Traces
 
 __all__ = ["DPSGD"]
@@ -140,7 +141,7 @@ class DPSGD:
         trainable = {name: value.detach() for name, value in client.named_parameters() if value.requires_grad}
 
         def loss(free: dict[str, Tensor], example: Tensor, label: Tensor) -> Tensor:
-            logits = functional_call(client, free, (example[None],))
+            logits = call_with(client, free, example[None])
             return cross_entropy(logits, label[None])
 
         total = {name: torch.zeros_like(value) for name, value in trainable.items()}

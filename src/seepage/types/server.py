@@ -20,7 +20,7 @@ class Round:
     """One round as the server sees it.
 
     Args:
-        network: the state that the server sent out; attacks call it through ``functional_call`` and never change it.
+        network: the state that the server sent out; attacks call it with tensors of their own and never change it.
         update: what came back, as the estimate of a gradient where the server knows the rule.
         batch_size: the client's batch size, ``None`` when the server does not know it.
         labels: ``[b]`` in no particular order, ``None`` when the server does not know them.

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from seepage.attacks.disaggregation.attackedlayer import AttackedLayer
+from seepage.networks.calling import call_with
 from seepage.networks.watching import WatchedLayer
 from seepage.types import Observation
 
@@ -96,7 +96,7 @@ def batch_gradient(observation: Observation, layer: AttackedLayer, batch: Batch)
     free = {name: state[name].detach().requires_grad_() for name in observation.latest.update if name in state}
     with torch.enable_grad():
         with WatchedLayer(layer.read) as watched:
-            logits = functional_call(network, {**state, **free}, (batch.examples,))
+            logits = call_with(network, {**state, **free}, batch.examples)
         if watched.outputs is None:
             raise RuntimeError(f"layer {layer.name} is not called")
         losses = cross_entropy(logits, batch.labels, reduction="none")
@@ -106,10 +106,16 @@ def batch_gradient(observation: Observation, layer: AttackedLayer, batch: Batch)
 
 
 def _distance(update: Mapping[str, Tensor], gradient: Mapping[str, Tensor]) -> float:
-    """Relative, infinite where squares leave the range; writes over ``gradient``, which may fill gigabytes."""
-    size = sum(float(update[name].norm()) ** 2 for name in gradient)
-    gap = sum(float(value.sub_(update[name]).norm()) ** 2 for name, value in gradient.items())
+    """Relative; writes over ``gradient``, which may fill gigabytes."""
+    size = sum(_length(update[name]) ** 2 for name in gradient)
+    gap = sum(_length(value.sub_(update[name])) ** 2 for name, value in gradient.items())
     return float((gap / size) ** 0.5) if size > 0 and gap < math.inf else math.inf
+
+
+def _length(value: Tensor) -> float:
+    """Where squares leave the range of the dtype, in float64."""
+    length = float(value.norm())
+    return length if 0 < length < math.inf else float(value.double().norm())
 
 
 def within_rounding(example: Tensor, generator: torch.Generator) -> Tensor:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.nn.functional import cross_entropy
 
 from seepage.attacks.disaggregation.attackedlayer import AttackedLayer
 from seepage.attacks.disaggregation.recomputed import Batch, update_gap, within_rounding
+from seepage.networks.calling import call_with
 from seepage.types import Observation
 
 __all__ = ["Replay", "explains_all", "lone", "replay", "scale_is_known"]
@@ -125,7 +126,7 @@ def replay(
     classes = classes.to(inputs.device)
 
     def loss(free: State, batch: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        logits = functional_call(network, {**state, **free}, (batch,))
+        logits = call_with(network, {**state, **free}, batch)
         return (weights * cross_entropy(logits, labels, reduction="none")).sum()
 
     error_of = _error_of(loss, state, layer, dtype)

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev
+from torch.func import jacrev
 
 from seepage.attacks.disaggregation.attackedlayer import AttackedLayer
+from seepage.networks.calling import call_with
 from seepage.networks.layers import AffineLayer
 from seepage.networks.watching import WatchedLayer
 from seepage.types import Observation
@@ -45,7 +46,7 @@ class Tail:
             RuntimeError: the network cannot be run on one example.
         """
         with WatchedLayer(self.layer, answer=outputs[None].clone(), later=self.later) as watched:
-            logits = functional_call(self.network, self.state, (self.nothing,))
+            logits = call_with(self.network, self.state, self.nothing)
         if watched.outputs is None or len(watched.later) != len(self.later):
             raise RuntimeError("a layer is not called once")
         return logits.flatten(), [value.flatten() for value in watched.later]

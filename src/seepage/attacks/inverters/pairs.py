@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import grad
 from torch.nn.functional import cross_entropy
 
 from seepage.attacks.inverters.blueprint import Blueprint
 from seepage.attacks.walk.objective import twice_differentiable
 from seepage.errors import InputError
+from seepage.networks.calling import call_with
 from seepage.networks.clientcopy import client_copy
 
 __all__ = ["Pair", "Pairs", "PublicExamples", "refuse_misfits"]
@@ -94,7 +95,7 @@ class Pairs:
         labels = self._labels[rows] if labels is None else labels.expand(rows.shape)  # [k, b]
 
         def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return cross_entropy(functional_call(self._network, parameters, (x,)), y)
+            return cross_entropy(call_with(self._network, parameters, x), y)
 
         vmap = torch.vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=self._chunk)
         with twice_differentiable():  # the fast kernels of attention cannot be batched either
@@ -105,7 +106,7 @@ class Pairs:
         """``[C]``: the mean of what the network says of the public inputs of ``rows [k, b]``."""
 
         def said(x: Tensor) -> Tensor:
-            return functional_call(self._network, self._parameters, (x,)).softmax(dim=-1)  # type: ignore[no-any-return]
+            return call_with(self._network, self._parameters, x).softmax(dim=-1)  # type: ignore[no-any-return]
 
         with torch.no_grad(), twice_differentiable():
             return torch.vmap(said, chunk_size=self._chunk)(self._inputs[rows]).mean(dim=(0, 1))

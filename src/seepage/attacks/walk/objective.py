@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from seepage.attacks.walk.distances import Distance
 from seepage.attacks.walk.priors import Candidate, Prior, Statistics
 from seepage.attacks.walk.unrolling import Unrolled, better_order, steps_of, unrolled
+from seepage.networks.calling import call_with
 from seepage.networks.clientcopy import Moments, client_copy
 from seepage.types import Observation
 
@@ -110,7 +110,7 @@ class Objective:
     ) -> tuple[Tensor, ...]:
         with self._watching(seen):
             own = parameters is self.parameters  # then the network is called as it is, which is quicker
-            said = self.network(inputs) if own else functional_call(self.network, parameters, (inputs,))
+            said = self.network(inputs) if own else call_with(self.network, parameters, inputs)
             loss = cross_entropy(said, labels)
         found = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
         return tuple(found)
@@ -121,7 +121,7 @@ class Objective:
         def loss(parameters: dict[str, Tensor]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
             passed: list[Statistics] = []
             with self._watching(passed):
-                value = cross_entropy(functional_call(self.network, parameters, (inputs,)), labels)
+                value = cross_entropy(call_with(self.network, parameters, inputs), labels)
             return value, [(each.entering, each.mean, each.variance) for each in passed]
 
         found, passed = torch.func.grad(loss, has_aux=True)(parameters)

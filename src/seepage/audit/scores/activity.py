@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from seepage.errors import InputError
+from seepage.networks.calling import call_with
 from seepage.networks.layers import Activation, AffineLayer, LayerKind, read_layers
 from seepage.networks.watching import WatchedLayer
 
@@ -171,7 +171,7 @@ def _one_pass(network: nn.Module, inputs: Tensor) -> Tensor:
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        outputs: Tensor = functional_call(network, buffers, (inputs.clone(),))  # some networks work in place
+        outputs: Tensor = call_with(network, buffers, inputs.clone())  # some networks work in place
         return outputs
 
 
