@@ -105,6 +105,15 @@ def test_nothing_is_rounded_after_an_interruption() -> None:
     assert not bool(found.certified.any())
 
 
+def test_exact_inputs_of_any_size_find_their_places() -> None:
+    batch = batch_of(4)
+    huge = PrivateBatch(inputs=1e20 * batch.inputs, labels=batch.labels)
+    view = observed("mlp:40,40", huge, factor=7.0)
+    found = Exactify(attack=Rough(huge.inputs, "it arrived"))(view, generator=chance())
+    assert found.outcome is Outcome.APPROXIMATE
+    assert int(found.certified.sum()) == found.stats["exactify_directions"]
+
+
 def test_rounding_says_at_which_layer_and_what_is_still_in_doubt() -> None:
     batch = batch_of(4)
     view = observed("mlp:40,40", batch, factor=7.0)

@@ -139,7 +139,7 @@ def _merged(rough: Reconstruction, exact: Reconstruction) -> Reconstruction:
     labels = torch.full((len(inputs),), -1) if rough.labels is None else rough.labels.clone()
     certified = torch.zeros(len(inputs), dtype=torch.bool)
     for index in exact.certified.nonzero().flatten().tolist():
-        distance = (inputs - exact.inputs[index]).flatten(1).norm(dim=1)
+        distance = (inputs - exact.inputs[index]).flatten(1).double().norm(dim=1)  # squares of float32 may overflow
         place = int(distance.masked_fill(certified.to(distance.device), torch.inf).argmin())
         if bool(certified[place]):  # more exact examples than guesses
             continue

@@ -91,6 +91,15 @@ def test_nothing_is_read_at_an_inner_layer_or_where_every_error_lies_in_the_span
     assert len(read(observation, layer)) == 0
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e-20])
+def test_nothing_is_read_where_errors_do_not_depend_on_inputs(size: float) -> None:
+    """Beside the biases of the network such inputs are nothing: any row has the error of an example."""
+    inputs = size * torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
+    network = build_network("mlp:40,40", input_shape=(64,), classes=10, seed=2)
+    observation, layer = seen(network, inputs, torch.arange(5))
+    assert len(read(observation, layer)) == 0
+
+
 def test_certified_examples_stay_and_rows_take_the_places_of_others() -> None:
     observation, layer, truth = digits("mlp:96,100", 32, 0)
     chance = torch.Generator().manual_seed(0)

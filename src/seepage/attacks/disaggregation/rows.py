@@ -109,12 +109,14 @@ class _Judge:
         shape: of one input.
         labels: that examples may have.
         columns: ``[m, r]`` orthonormal, the span of the errors of the batch, or what the largest of them span.
+        most: examples that there can be; more pass only where errors do not depend on inputs (tiny ones).
     """
 
     run: LayerRun
     shape: tuple[int, ...]
     labels: Sequence[int]
     columns: Tensor
+    most: int
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """``[k]``: the part of the error of each of ``inputs [k, n]`` outside of the span; and that error ``[k, m]``.
@@ -150,12 +152,14 @@ def _judge(
         columns = leading_columns(layer.weight_gradient, width, generator=generator)
     if columns.shape[1] + _SPARE > len(columns):
         return None
-    known = observation.latest.labels
+    known, announced = observation.latest.labels, observation.latest.known_size
+    largest = min(layer.weight.shape) if factors is None else factors.rank
     return _Judge(
         run=LayerRun(observation.latest.network, layer.read),
         shape=observation.input_shape,
         labels=range(observation.classes) if known is None else sorted(set(known.tolist())),
         columns=columns,
+        most=largest if announced is None else min(largest, announced),
     )
 
 
@@ -169,7 +173,8 @@ def _rows(layer: AttackedLayer, judge: _Judge) -> Tensor:
         order = order[(left.errors[before:, order] != 0).any(dim=0)]  # the rest of the others has not changed
         if not len(order):
             break
-    return torch.cat([left.inputs, left.rough[_apart(left.rough, left.inputs)]])
+    rows = torch.cat([left.inputs, left.rough[_apart(left.rough, left.inputs)]])
+    return rows if len(rows) <= judge.most else rows[:0]
 
 
 class _Left:
