@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from seepage.attacks.budget import Budget
+from seepage.attacks.auto import Auto
+from seepage.attacks.budget import SPENT, Budget
 from seepage.attacks.exactify import Exactify
 from seepage.attacks.prism import PRISM
 from seepage.data.sources import load_dataset
@@ -35,11 +36,12 @@ def chance() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def observed(text: str, batch: PrivateBatch, *, factor: float = 1.0) -> Observation:
+def observed(text: str, batch: PrivateBatch, *, factor: float = 1.0, announced: bool = True) -> Observation:
     network = build_network(text, input_shape=DIGITS.input_shape, classes=10, seed=2)
     plain = FedSGD()(network, batch, chance())
     update = GradientUpdate({name: factor * value for name, value in plain.items()})
-    return ThreatModel(batch_size=True).view(network=network, update=update, batch=batch, rule=FedSGD(), classes=10)
+    knows = ThreatModel(batch_size=announced)
+    return knows.view(network=network, update=update, batch=batch, rule=FedSGD(), classes=10)
 
 
 def constant(size: int) -> PrivateBatch:
@@ -95,6 +97,23 @@ def test_updates_of_any_size_break_nothing(network: str, factor: float) -> None:
     if found.inputs is not None:
         apart = torch.cdist(found.inputs.flatten(1), batch.inputs.flatten(1)).min(dim=1).values
         assert bool((apart[found.certified] < 1e-3).all())
+
+
+def test_a_budget_of_nothing_is_named_as_the_cause() -> None:
+    found = Auto(budget=Budget(samples=1))(observed("mlp:40,40:gelu", batch_of(12)), generator=chance())
+    assert found.outcome is Outcome.FAILED
+    assert found.reason.startswith("Stopped because the budget ended. No start came nearer")
+    assert "the budget may be too small" in found.reason
+
+
+def test_what_was_tried_in_vain_is_not_said_to_be_impossible() -> None:
+    """Nothing tells matching the batch size, which spans do not need."""
+    view = observed("mlp:40,40:gelu", batch_of(12), announced=False)
+    found = Auto(budget=Budget(samples=1))(view, generator=chance())
+    assert found.stats["stopped"] == SPENT
+    assert found.stats["chosen"] == "prism"
+    assert found.inputs is not None
+    assert "batch size" in found.reason
 
 
 def test_nothing_is_rounded_after_an_interruption() -> None:

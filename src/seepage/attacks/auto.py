@@ -16,7 +16,17 @@ from seepage.attacks.solvedgit import SolvedGIT
 from seepage.attacks.spear import SPEAR
 from seepage.attacks.spearpp import SPEARPlusPlus
 from seepage.attacks.vitpatches import ViTPatches
-from seepage.types import INTERRUPTED, Attack, Observation, Obstacle, Outcome, Progress, Reconstruction, go_on
+from seepage.types import (
+    INTERRUPTED,
+    NOT_BEGUN,
+    Attack,
+    Observation,
+    Obstacle,
+    Outcome,
+    Progress,
+    Reconstruction,
+    go_on,
+)
 
 __all__ = ["Auto", "choose_attack"]
 
@@ -69,14 +79,17 @@ class Auto:
         """What the chosen attack returns; ``stats`` say which it was (``chosen``) and why (``because``)."""
         if not self.inverts:
             return self._matched(observation, generator, progress)
-        layer = find_relu_layer(observation, self.layer)
+        layer, spanned = find_relu_layer(observation, self.layer), None
         if not (isinstance(layer, AttackedLayer) and layer.reads_input):
             spanned = self._spanned(observation, generator, progress)
-            if spanned is not None:
+            if spanned is not None and (self.layer is not None or _is_over(spanned)):
                 return spanned
         if isinstance(layer, AttackedLayer):
             return self._disaggregated(observation, generator, progress)
-        return self._matched(observation, generator, progress)
+        matched = self._matched(observation, generator, progress)
+        if spanned is None or spanned.inputs is None or matched.stats.get("stopped") != NOT_BEGUN:
+            return matched
+        return replace(spanned, reason=f"{spanned.reason} {matched.reason}")
 
     def by_the_way_of(self, found: Mapping[str, object]) -> "Auto":
         """Itself, or if a run whose ``stats`` are ``found`` matched gradients, one that does nothing else.
@@ -113,16 +126,12 @@ class Auto:
     def _spanned(
         self, observation: Observation, generator: torch.Generator, progress: Progress
     ) -> Reconstruction | None:
-        """The network's own inputs from a layer that goes into no ReLU; ``None`` if not all are found."""
+        """The network's own inputs from a layer that goes into no ReLU; ``None`` if there is none that fits."""
         first = find_input_layer(observation, self.layer)
         if not isinstance(first, AttackedLayer):
             return None
         attack = PRISM(layer=first.name, budget=self.budget)
         found = attack(observation, generator=generator, progress=progress)
-        over = found.outcome is Outcome.EXACT or found.stats.get("stopped") == INTERRUPTED
-        whole = found.inputs is not None and found.stats["directions"] == found.stats["batch_size"]
-        if not (over or whole or self.layer is not None):
-            return None
         because = "the gradients of later layers span the activations of the batch and of no other input"
         return replace(found, stats={**found.stats, "chosen": attack.name, "because": because})
 
@@ -148,6 +157,12 @@ class Auto:
             if result.outcome is not Outcome.FAILED or result.stats.get("stopped") == INTERRUPTED:
                 break
         return result
+
+
+def _is_over(found: Reconstruction) -> bool:
+    """Whether nothing else is tried beside the inputs ``found`` by spans: all are there, or the user has enough."""
+    whole = found.inputs is not None and found.stats["directions"] == found.stats["batch_size"]
+    return whole or found.outcome is Outcome.EXACT or found.stats.get("stopped") == INTERRUPTED
 
 
 def choose_attack(batch_size: int, units: int, shape: tuple[int, ...], *, noisy: bool = False) -> tuple[str, str]:

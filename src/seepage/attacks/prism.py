@@ -140,7 +140,7 @@ class PRISM(LayerAttack):
             return [*moved, *few, *(arms if units >= _LEAST * examples else []), Completion()]
         return [*arms[:1], *few, *moved, *arms[1:], Completion()]
 
-    def _unmixing(self, shape: tuple[int, ...]) -> "list[Unmixing]":
+    def _unmixing(self, shape: tuple[int, ...]) -> list[Unmixing]:
         if len(shape) < 2:
             return []
         ways = product(self.contrasts, self.filters)

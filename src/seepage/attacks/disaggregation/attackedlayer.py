@@ -116,7 +116,10 @@ def find_input_layer(observation: Observation, name: str | None = None) -> Attac
 
 
 def _later_layers(reading: LayerReading, first: AffineLayer, observation: Observation) -> bool:
-    """Whether a later linear layer with more than one output and input is in the update."""
+    """Whether a later linear layer with more outputs and inputs than the batch has examples is in the update.
+
+    Where the batch size is not known: with more than one.
+    """
     return any(
         later.kind is LayerKind.LINEAR
         and later.weight in observation.latest.update

@@ -43,9 +43,9 @@ def disaggregate(
         mixture: of the attacked layer.
         observation: what the server saw.
         propose: the method.
-        budget: when to stop without a certificate.
+        budget: when to stop without a certificate; its seconds end a fit as well.
         generator: all chance of the attack.
-        progress: told about directions found.
+        progress: told about directions found, and asked whether to go on; within a fit as well.
         patience: samples to spend on better directions once there are enough of them.
     """
     search = _Search(mixture, observation, generator, budget, progress)
@@ -156,7 +156,7 @@ class _Search:
         self.solution = better(self.solution, new)
 
     def _goes_on(self) -> bool:
-        """Whether to go on in the middle of a choice, which takes time and no samples; why not stays known."""
+        """Whether to go on in the middle of a fit, which takes time and no samples; why not stays known."""
         if not self.cut_short and not self._told("directions found, the batch is fitted to the whole update"):
             self.cut_short = INTERRUPTED
         elif self.budget.spent(0, time.monotonic() - self.started):

@@ -1,4 +1,4 @@
-"""What the attacks at one ReLU layer share: they differ in how they propose directions, and in nothing else."""
+"""What the attacks at one linear layer share: they differ in how they propose directions, and in nothing else."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ LEAST_SHARE = 0.2  # of zeros; far below an example's own share, since leverages
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerAttack(ABC):
-    """Exact inversion of a batch at one ReLU layer; a subclass says how directions are proposed.
+    """Exact inversion of a batch at one linear layer, mostly into a ReLU; a subclass says how directions are proposed.
 
     Args:
         layer: path of the layer to attack; the first that fits if ``None``. An inner layer yields its inputs.
@@ -87,7 +87,7 @@ def invert_layer(
     least_share: Callable[[int], float] = lambda _: LEAST_SHARE,
     patience: int = PATIENCE,
 ) -> Reconstruction:
-    """Factor the gradient of a ReLU layer and disaggregate it; FAILED with the reason where it cannot be factored.
+    """Factor the gradient of a layer and disaggregate it; FAILED with the reason where it cannot be factored.
 
     Args:
         observation: has a layer that fits.
@@ -95,7 +95,7 @@ def invert_layer(
         layer: path of the layer; the first that fits if ``None``.
         budget: when to stop without a certificate.
         generator: all chance of the attack.
-        progress: told about directions found.
+        progress: told about directions found, and asked whether to go on; within a fit as well.
         find: the layer to attack.
         least_share: zeros that a direction needs, as a share of the layer's units, from how many they are.
         patience: samples to spend on better directions once there are enough of them.

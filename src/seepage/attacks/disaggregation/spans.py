@@ -54,8 +54,8 @@ class Spans:
 def read_spans(observation: Observation, mixture: Mixture, generator: torch.Generator) -> Spans | None:
     """Spans of the linear layers behind the attacked one whose gradient has the rank of the batch below their size.
 
-    ``None`` where the update is no gradient at the state sent, is noised, or no layer fits: one hidden layer, or later
-    layers narrower than the batch.
+    ``None`` where the update is no gradient at the state sent, is noised, the attacked layer is an inner one, no layer
+    fits (one hidden layer, or later layers narrower than the batch), or the network cannot be run on one example.
     """
     layer, b = mixture.layer, mixture.batch_size
     if observation.rule is None or not observation.rule.is_gradient or mixture.noisy or not layer.reads_input:

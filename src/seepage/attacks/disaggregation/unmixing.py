@@ -75,6 +75,8 @@ class Unmixing:
     ) -> Tensor:
         """Rough inputs ``[k, b]`` (as ``p`` of ``x = right^T p``) of the ``k`` examples not found yet, up to sign.
 
+        None of them where no stencil fits into an input, or filtered inputs are blank.
+
         Args:
             mixture: of the attacked layer.
             found: what is not looked for any more.

@@ -143,12 +143,13 @@ class Walk:
         # Another attack's reconstruction may be as near as one can get: then it is the result.
         nearer = self.least < self.first or keeps_start
         if self.inputs is None or self.labels is None or self.kept_with is None or not nearer:
-            reason = (
-                "The descent diverged: " if self.inputs is None else "No start came nearer to the update than it was: "
-            )
+            ended = f"Stopped because {self.stopped}. " if self.stopped else ""
+            what = "The descent diverged" if self.inputs is None else "No start came nearer to the update than it was"
+            cause = "the budget may be too small, " if self.stopped == SPENT else ""
             return Reconstruction(
                 outcome=Outcome.FAILED,
-                reason=reason + "the update may be noised or sparsified, or the step too large; try another attack.",
+                reason=f"{ended}{what}: {cause}the update may be noised or sparsified, or the step too large; try "
+                "another attack.",
                 stats={**stats, "stopped": self.stopped or "it diverged"},
             )
         self.residual = self.kept_with.residual(self.inputs, self.labels)
