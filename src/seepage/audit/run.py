@@ -12,8 +12,9 @@ from seepage.audit.chances import chance
 from seepage.audit.environment import peak_memory_mib, versions
 from seepage.audit.findings import Finding, Score
 from seepage.audit.labelcatalogue import LABEL_ATTACKS
-from seepage.audit.scores.activity import exposing_scores, layer_inputs
+from seepage.audit.scores.activity import exposing_scores
 from seepage.audit.scores.scoring import Scored, score
+from seepage.audit.scores.watched import layer_inputs
 from seepage.audit.unread import unread_parameters
 from seepage.data.sources import Dataset, InputKind, draw_batch
 from seepage.errors import InputError
