@@ -109,6 +109,29 @@ def test_a_crash_is_a_row_with_an_error_and_no_outcome(plant: Callable[..., Atta
         assert not finding.could_run
 
 
+@pytest.mark.parametrize(
+    ("returns", "error"),
+    [
+        (lambda: None, "TypeError: the attack should return a Reconstruction; found NoneType."),
+        (
+            lambda: Reconstruction(
+                outcome=Outcome.APPROXIMATE,
+                inputs=torch.zeros(4, 3),
+                certified=torch.zeros(4, dtype=torch.bool),
+                reason="A guess.",
+            ),
+            "ValueError: the attack should return inputs of shape [b, 1, 8, 8]; found [4, 3].",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_is_a_fault_of_the_attack(
+    plant: Callable[..., Attack], returns: Callable[[], object], error: str
+) -> None:
+    for finding in findings_of(audit(plant(returns=returns))):
+        assert finding.error == error
+        assert finding.outcome is None
+
+
 def test_an_obstacle_is_a_row_without_outcome_or_error() -> None:
     for finding in findings_of(audit(network="mlp:50,50:gelu")):
         assert finding.obstacles
