@@ -43,6 +43,7 @@ class Planted:
         breaks: whether it has a bug in it.
         labels: that it says it restored, none of them certified.
         obstacle: why it cannot run on an observation; ``None`` if it can.
+        returns: what it hands back in place of a reconstruction of its own.
         lacks: what it learns in its call that it cannot do without, where it lacks something.
     """
 
@@ -50,6 +51,7 @@ class Planted:
     labels: tuple[int, ...] = ()
     obstacle: Callable[[Observation], str | None] = lambda _: None
     lacks: str = ""
+    returns: Callable[[], object] | None = None
 
     @property
     def name(self) -> str:
@@ -68,6 +70,8 @@ class Planted:
     ) -> Reconstruction:
         if self.breaks:
             raise ZeroDivisionError("a bug")
+        if self.returns is not None:
+            return self.returns()  # type: ignore[return-value]
         if self.labels:
             return Reconstruction(
                 outcome=Outcome.APPROXIMATE,

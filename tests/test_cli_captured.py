@@ -295,3 +295,25 @@ def test_the_attack_opens_no_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("seepage.cli.score.read_truth", forbidden)
     monkeypatch.setattr("seepage.federated.truth.read_truth", forbidden)
     assert attack(tmp_path, "--update", str(tmp_path / "b")) == 1
+
+
+def test_the_attack_says_what_it_wrote_and_leaves_a_log_without_empty_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle(tmp_path / "b")
+    assert attack(tmp_path, "--update", str(tmp_path / "b")) == 1
+    said = capsys.readouterr()
+    files = "finding.json, reconstruction.safetensors, reconstruction.png"
+    assert said.out.endswith(f"in {tmp_path / 'out'}: {files}\n")
+    assert said.err == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [((), "found none of them."), (("--before", "a"), "found --before a."), (("--lr", "0.1"), "found --lr 0.1.")],
+)
+def test_what_is_lacking_of_two_weight_files_is_said_by_options(
+    given: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert attack(tmp_path, *given, "--input-shape", "1x8x8", "--classes", "10") == 2
+    assert words in capsys.readouterr().err

@@ -13,7 +13,7 @@ from seepage.audit.findings import ControlCase, Finding
 from seepage.audit.findingsfile import findings_schema, read_findings, write_findings
 from seepage.audit.folder import RunFolder
 from seepage.audit.record import Verdict, record, verdict
-from seepage.audit.run import Audit
+from seepage.audit.run import Audit, Audited
 from seepage.audit.scores.scoring import score
 from seepage.audit.sweeps.sweep import SweepFolder
 from seepage.cli.show import finding_line
@@ -109,6 +109,29 @@ def test_a_crash_is_a_row_with_an_error_and_no_outcome(plant: Callable[..., Atta
         assert not finding.could_run
 
 
+@pytest.mark.parametrize(
+    ("returns", "error"),
+    [
+        (lambda: None, "TypeError: the attack should return a Reconstruction; found NoneType."),
+        (
+            lambda: Reconstruction(
+                outcome=Outcome.APPROXIMATE,
+                inputs=torch.zeros(4, 3),
+                certified=torch.zeros(4, dtype=torch.bool),
+                reason="A guess.",
+            ),
+            "ValueError: the attack should return inputs of shape [b, 1, 8, 8]; found [4, 3].",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_is_a_fault_of_the_attack(
+    plant: Callable[..., Attack], returns: Callable[[], object], error: str
+) -> None:
+    for finding in findings_of(audit(plant(returns=returns))):
+        assert finding.error == error
+        assert finding.outcome is None
+
+
 def test_an_obstacle_is_a_row_without_outcome_or_error() -> None:
     for finding in findings_of(audit(network="mlp:50,50:gelu")):
         assert finding.obstacles
@@ -185,6 +208,16 @@ def test_a_run_is_taken_up_where_it_was_left(tmp_path: Path) -> None:
     assert [audited.finding.batch for audited in plan(done=again.done)] == [1]
     assert not list(tmp_path.rglob("*.partial"))
     assert not (tmp_path / ".writable").exists()
+
+
+def test_a_run_of_a_version_that_wrote_less_down_is_not_called_another_run(
+    found: list[Finding], tmp_path: Path
+) -> None:
+    RunFolder.open(tmp_path, {"seed": 0}).add(Audited(finding=found[0], pictures={}))
+    with pytest.raises(InputError, match="another version of seepage, which did not write down network_source_sha256"):
+        RunFolder.open(tmp_path, {"seed": 0, "network_source_sha256": "1"})
+    with pytest.raises(InputError, match="differs in network_source_sha256, seed"):
+        RunFolder.open(tmp_path, {"seed": 1, "network_source_sha256": "1"})
 
 
 def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ def test_a_module_that_is_not_there_is_named() -> None:
         build_attack("nowhere:make", budget=Budget())
 
 
+def test_a_file_in_place_of_a_module_is_told_how_to_be_written() -> None:
+    with pytest.raises(InputError, match=r"Write `nowhere:make`, without \.py\."):
+        build_attack("nowhere.py:make", budget=Budget())
+
+
 @pytest.mark.parametrize("name", ["magic", "magic:", ":make", "git"])
 def test_an_unknown_name_is_refused_with_those_there_are(name: str) -> None:
     with pytest.raises(InputError, match=r"one of auto, spear.*module:factory"):

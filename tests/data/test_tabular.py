@@ -97,8 +97,11 @@ def test_headers_are_told_from_data(tmp_path: Path, text: str, names: list[str])
         ("\n \n", "at least one row"),
         ("x,y\n", "at least one row"),
         ("x,x\n1,a\n2,b\n", "`x` twice"),
-        ("x,y\nnan,a\n2,b\n", "`x` should hold finite numbers; found `nan` in row 0"),
-        ("x,y\n1,a\n-inf,b\n", "found `-inf` in row 1"),
+        ("x,y\nnan,a\n2,b\n", "`x` should hold finite numbers; found `nan` in line 2"),
+        ("x,y\n1,a\n-inf,b\n", "found `-inf` in line 3"),
+        ("1,a\n-inf,b\n", "found `-inf` in line 2"),  # no header
+        ('|c\nx,y\n\n1,"a\nb"\nnan,c\n', "found `nan` in line 6"),  # a comment, a blank line, a cell of two lines
+        ('x,y\n1,"a\nb",2\n', "found 3 in line 2"),
         ("x,y\n1,0.5\n2,0.7\n", "should be a category"),
         ("x,y\n" + "".join(f"1,{k}\n" for k in range(101)), "found 101 different values"),
         ("x,y\n" + "".join(f"id{k},a\n" for k in range(1001)), "remove it if it only identifies a row"),

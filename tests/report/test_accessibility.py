@@ -1,4 +1,4 @@
-"""The page passes axe-core in a real browser: every kind of section, light and dark, open and redacted."""
+"""The page passes axe-core in a real browser: every kind of section, of a run or a sweep, light and dark, redacted."""
 
 import html
 import itertools
@@ -50,22 +50,46 @@ def every_kind(finding: Callable[..., Finding], picture: str) -> list[Finding]:
     ]
 
 
-@pytest.mark.parametrize("view", [*itertools.product([360, 1200], ["light", "dark"], ["open", "redacted"])], ids=str)
+def of_a_sweep(finding: Callable[..., Finding]) -> list[Finding]:
+    """What a sweep holds: settings of long names, some of them silent, broken or not to be attacked."""
+    long = "my_package.networks:make_the_large_one"
+    control = ControlCase(batch_size=4, rule="fedsgd", outcome="exact", exact=4, recovered=4, passed=True, seconds=0.1)
+    bare: dict[str, Any] = {"certified": [], "scores": {}}
+    silent: dict[str, Any] = {"outcome": "failed", "reason": "Nothing survived.", "control": control, **bare}
+    wrong = {"psnr": [90.0, 10.0], "exact": [True, False]}
+    return [
+        *(finding(network=network, seed=seed) for network in ("mlp:8", long) for seed in (0, 1)),
+        finding(rule="fedavg:epochs=2,local_batch=8,lr=0.01", **silent),
+        finding(defenses=["clip:norm=1.0", "noise:sigma=0.01"], outcome=None, error="RuntimeError: burst", **bare),
+        finding(network="lenet", batch_size=60, outcome=None, obstacles=["layer 0: is a convolution."], **bare),
+        finding(threat_model="honest-but-curious: nothing", scores=wrong),
+    ]
+
+
+@pytest.mark.parametrize(
+    "view",
+    [*itertools.product(["run", "sweep"], [360, 1200], ["light", "dark"], ["open", "redacted"])],
+    ids=str,
+)
 def test_axe_finds_no_violation(
     finding: Callable[..., Finding],
     make_run: Callable[..., Path],
     pictures: Callable[..., str],
     tmp_path: Path,
-    view: tuple[int, str, str],
+    view: tuple[str, int, str, str],
 ) -> None:
-    width, light, redacted = view
+    kind, width, light, redacted = view
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no chromium here: apt-get install chromium")
     if not AXE.is_file():
         pytest.skip("axe-core is not here: npm install --no-save axe-core, or SEEPAGE_AXE=path/to/axe.min.js")
     knowledge = [["the client's update", True, "the client sent it"]]
-    run = make_run(*every_kind(finding, pictures()), class_names=["cat", "dog"], knowledge=knowledge, batches=7)
+    if kind == "sweep":
+        rows = of_a_sweep(finding)
+        run = make_run(*rows, knowledge=knowledge, plan="[plan]\n" + 'data = "digits"\n' * 20, findings=9, cells=9)
+    else:
+        run = make_run(*every_kind(finding, pictures()), class_names=["cat", "dog"], knowledge=knowledge, batches=7)
     page = write_report(run, redact=redacted == "redacted").read_text(encoding="utf8")
     page = re.sub(r"<meta http-equiv[^>]*>", "", page)  # the page's own policy would keep axe out
     page = page.replace("(prefers-color-scheme: dark)", "all" if light == "dark" else "not all")

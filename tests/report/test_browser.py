@@ -15,14 +15,15 @@ _QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no
 _QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
-@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("view", [("run", 360), ("run", 1200), ("sweep", 360), ("sweep", 1200)], ids=str)
 def test_the_page_does_not_run_over_the_edge(
     finding: Callable[..., Finding],
     make_run: Callable[..., Path],
     pictures: Callable[..., str],
     tmp_path: Path,
-    width: int,
+    view: tuple[str, int],
 ) -> None:
+    kind, width = view
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no chromium here: apt-get install chromium")
@@ -32,6 +33,8 @@ def test_the_page_does_not_run_over_the_edge(
         finding(artifact=pictures()),
         finding(batch=1, columns=columns),
         finding(batch=2, outcome=None, error="RuntimeError: " + "unbroken" * 40),
+        *([finding(network="my_package.networks:" + "unbroken" * 10, rule="fedavg")] if kind == "sweep" else []),
+        **({"plan": "[plan]\ndata = " + "x" * 200} if kind == "sweep" else {}),
         command="seepage audit --out " + "x" * 200,
         knowledge=[["the client's update", True, "the client sent it"]],
     )

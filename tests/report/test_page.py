@@ -12,6 +12,7 @@ import torch
 from seepage.audit.findings import Finding
 from seepage.errors import InputError
 from seepage.report.html import write_report
+from seepage.types import INTERRUPTED
 
 Make = Callable[..., Finding]
 MakeRun = Callable[..., Path]
@@ -153,7 +154,7 @@ def test_each_ending_is_called_by_its_name(finding: Make, make_run: MakeRun) -> 
     assert "layer 0: is followed by GELU." in text
     assert "The attack was not run, which says nothing about what this batch gives away." in text
     assert "RuntimeError: burst" in text
-    assert "Could not be audited" in text
+    assert "Audited only in part" in text
 
 
 @pytest.mark.parametrize(
@@ -292,8 +293,29 @@ def test_a_run_cut_short_in_silence_was_not_audited(record: dict[str, Any], find
     """A sweep's rows are counted one by one: its batches have the same number in every setting."""
     rows = [finding(**SILENT), finding(**SILENT, **({"network": "mlp:9"} if "plan" in record else {"batch": 1}))]
     text = page(make_run(*rows, complete=False, **record))
-    assert "Could not be audited" in text
+    assert "Audited only in part" in text
     assert "1 was not reached" in text
+
+
+def test_an_interrupted_batch_is_not_said_to_have_found_nothing(finding: Make, make_run: MakeRun) -> None:
+    stopped = {"outcome": "failed", "stats": {"stopped": INTERRUPTED}, "certified": [], "scores": {}}
+    text = page(make_run(finding(**stopped), complete=False, batches=6))
+    assert "Batch 0:" in text
+    assert "interrupted, 0 of 2 exact" in text
+    assert "This attack found nothing" not in text
+
+
+def test_where_no_batch_could_be_attacked_the_headline_says_so(finding: Make, make_run: MakeRun) -> None:
+    assert '<h1 class="doubt">Could not be audited</h1>' in page(
+        make_run(finding(outcome=None, obstacles=["no layer"], certified=[], scores={}))
+    )
+
+
+def test_the_first_line_says_what_the_client_did(finding: Make, make_run: MakeRun) -> None:
+    one = page(make_run(finding(rule="fedavg:epochs=2", defenses=["noise:sigma=1.0"])))
+    assert "spear against mlp:8. Client: b = 2, fedavg:epochs=2, noise:sigma=1.0</p>" in one
+    several = page(make_run(finding(), finding(rule="fedavg")))
+    assert "spear against mlp:8. Client: b = 2, no defense</p>" in several
 
 
 def test_where_nothing_was_attacked_no_example_is_counted_as_kept(finding: Make, make_run: MakeRun) -> None:

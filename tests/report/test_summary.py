@@ -89,6 +89,12 @@ def test_silence_in_one_batch_does_not_speak_for_another(finding: Make, changes:
     assert "audited only in part" in summary.sentences[0]
 
 
+def test_an_attack_that_was_stopped_is_not_said_to_have_come_to_an_end(finding: Make) -> None:
+    summary = summarize([finding(**STOPPED)], missing=5)
+    assert summary.sentences[0].endswith("of 6 batches, 1 was interrupted, 5 were not reached.")
+    assert summary.sentences[1].startswith("No attack came to its end")
+
+
 def test_batches_that_were_not_reached_are_not_audited(finding: Make) -> None:
     summary = summarize([finding(**NOTHING)], missing=2)
     assert summary.verdict is Verdict.NOT_AUDITED

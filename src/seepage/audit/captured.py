@@ -13,6 +13,7 @@ from seepage.audit.captures.noisecontrol import control_on_noise
 from seepage.audit.captures.observed import observe
 from seepage.audit.environment import versions
 from seepage.audit.findings import Finding
+from seepage.audit.returned import checked
 from seepage.audit.unread import unread_parameters
 from seepage.federated.storage import Capture
 from seepage.networks.layers import read_once
@@ -72,7 +73,8 @@ class CapturedAudit:
         if not obstacles:
             try:
                 generator = torch.Generator().manual_seed(self.seed)
-                found = self.attack(observation, generator=generator, progress=progress)
+                returned = self.attack(observation, generator=generator, progress=progress)
+                found = checked(returned, observation.input_shape)
                 found = replace(found, reason=_advised(found.reason))
             except Exception as raised:  # told apart from "found nothing"
                 error = f"{type(raised).__name__}: {raised}"

@@ -10,7 +10,7 @@ from seepage.attacks.auto import Auto
 from seepage.audit.chances import chance
 from seepage.audit.findings import ControlCase, Finding
 from seepage.audit.run import Audit, Audited
-from seepage.audit.scores.activity import TOO_EASY, tells_apart
+from seepage.audit.scores.apart import TOO_EASY, tells_apart
 from seepage.data.sources import draw_batch
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD

@@ -109,6 +109,11 @@ class RunFolder:
             for key in sorted({*before, *now} - set(_VOLATILE))
             if not isinstance(before, dict) or before.get(key) != now.get(key)
         ]
+        if differing and isinstance(before, dict) and not before.keys() & set(differing):
+            raise InputError(
+                f"{self.path} holds a run of another version of seepage, which did not write down "
+                f"{', '.join(differing)}: that it is this run cannot be told, choose another `--out`."
+            )
         if differing:
             raise InputError(
                 f"{self.path} already holds another run (it differs in {', '.join(differing)}): choose another `--out`."

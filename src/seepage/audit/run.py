@@ -12,8 +12,10 @@ from seepage.audit.chances import chance
 from seepage.audit.environment import peak_memory_mib, versions
 from seepage.audit.findings import Finding, Score
 from seepage.audit.labelcatalogue import LABEL_ATTACKS
-from seepage.audit.scores.activity import exposing_scores, layer_inputs
+from seepage.audit.returned import checked
+from seepage.audit.scores.activity import exposing_scores
 from seepage.audit.scores.scoring import Scored, score
+from seepage.audit.scores.watched import layer_inputs
 from seepage.audit.unread import unread_parameters
 from seepage.data.sources import Dataset, InputKind, draw_batch
 from seepage.errors import InputError
@@ -101,9 +103,8 @@ class Audit:
         reconstruction, error = None, None
         if not obstacles:
             try:
-                reconstruction = self.attack(
-                    observation, generator=chance(self.seed, index, "attack"), progress=progress
-                )
+                returned = self.attack(observation, generator=chance(self.seed, index, "attack"), progress=progress)
+                reconstruction = checked(returned, observation.input_shape)
             except Exception as raised:  # a crash is a row of its own, never "found nothing"
                 error = f"{type(raised).__name__}: {raised}"
         if reconstruction is not None and reconstruction.stats.get("stopped") == NOT_BEGUN:

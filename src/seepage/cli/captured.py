@@ -123,9 +123,11 @@ def _bundle(
             raise InputError(f"The weights sent out should be in the bundle or in `--weights`; found {found}.")
         return bundle
     if before is None or after is None or (lr is None and stated is None) or not (lr is None or 0 < lr < math.inf):
+        given = {"--before": before, "--after": after, "--lr": lr, "--rule": stated and stated.name}
+        found = ", ".join(f"{word} {value}" for word, value in given.items() if value is not None)
         raise InputError(
             "Either `--update`, or `--before`, `--after` and a positive `--lr` (or `--rule`) should be given; "
-            f"found before {before}, after {after}, lr {lr}."
+            f"found {found or 'none of them'}."
         )
     if weights is not None:
         raise InputError("`--before` says what was sent out; found `--weights` as well.")
@@ -188,3 +190,6 @@ def _write(folder: Path, attacked: Attacked, finding: str, scaling: Normalizatio
         raise InputError(f"`--out` should be a folder that can be written; found {folder}: {error}.") from error
     write_text(folder / "finding.json", finding + "\n")
     console.print(attacked.describe(), markup=False, soft_wrap=True)
+    written = ("finding.json", "reconstruction.safetensors", "reconstruction.png")
+    there = ", ".join(name for name in written if (folder / name).exists())
+    console.print(f"in {folder}: {there}", markup=False, soft_wrap=True)

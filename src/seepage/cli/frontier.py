@@ -15,7 +15,7 @@ from seepage.audit.sweeps.frontier import recovered_share as share_of
 from seepage.audit.sweeps.plan import Plan, read_plan
 from seepage.audit.sweeps.sweep import SweepFolder
 from seepage.cli.engines import EngineName, EngineOption, WorkersOption, open_engine
-from seepage.cli.options import OutOption
+from seepage.cli.options import SweepOutOption
 from seepage.cli.show import out as console
 from seepage.cli.sweep import compute_shown, sweep_record
 from seepage.report.curves import frontier_svg
@@ -26,7 +26,7 @@ __all__ = ["frontier"]
 
 def frontier(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A TOML file: [plan], [grid] and [frontier].")],
-    out: OutOption,
+    out: SweepOutOption,
     workers: WorkersOption = None,
     engine: EngineOption = EngineName.LOCAL,
 ) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "SeedOption",
     "SizeOption",
     "StatedRuleOption",
+    "SweepOutOption",
     "TargetOption",
     "ThreadsOption",
     "ThresholdOption",
@@ -89,6 +90,12 @@ DefenseOption = Annotated[
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where findings.jsonl and report.html go.")]
+SweepOutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out", metavar="FOLDER", help="Where findings.jsonl goes; `seepage report FOLDER` makes a page of it."
+    ),
+]
 BudgetOption = Annotated[
     str, typer.Option("--budget", metavar="LIMIT", help="Of each batch: 60s, 10m, or a number of samples such as 5e6.")
 ]

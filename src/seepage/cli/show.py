@@ -35,6 +35,7 @@ class Watch:
             TimeElapsedColumn(),
             console=err,
             transient=True,
+            disable=not err.is_terminal,  # it would leave an empty line in a log
         )
         self._task = self._bar.add_task("", total=1, batch=1, batches=total)
         self._batch = 1

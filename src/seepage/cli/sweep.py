@@ -25,7 +25,7 @@ from seepage.audit.sweeps.plan import Plan, has_place, read_plan
 from seepage.audit.sweeps.sweep import DIGITS, SweepFolder, canonical_digest
 from seepage.audit.sweeps.sweep import sweep as compute
 from seepage.cli.engines import EngineName, EngineOption, WorkersOption, open_engine
-from seepage.cli.options import OutOption, ThresholdOption
+from seepage.cli.options import SweepOutOption, ThresholdOption
 from seepage.cli.show import err
 from seepage.cli.show import out as console
 from seepage.data.sources import load_dataset
@@ -38,7 +38,7 @@ __all__ = ["compute_shown", "sweep", "sweep_record"]
 
 def sweep(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A TOML file: [plan] and [grid].")],
-    out: OutOption,
+    out: SweepOutOption,
     workers: WorkersOption = None,
     engine: EngineOption = EngineName.LOCAL,
     retry_broken: Annotated[
@@ -61,7 +61,9 @@ def sweep(
     shared, table = _table(tallies(findings))
     console.print(shared, markup=False, soft_wrap=True)
     console.print(table)
-    console.print(f"findings: {out / 'findings.jsonl'}", markup=False, soft_wrap=True)
+    console.print(
+        f"findings: {out / 'findings.jsonl'}; for a page of them: seepage report {out}", markup=False, soft_wrap=True
+    )
     console.print(
         f"digest (without times, numbers to {DIGITS} digits): {canonical_digest(findings)}",
         markup=False,

@@ -44,7 +44,7 @@ def read_table(path: Path, *, target: str | None = None) -> LoadedTable:
         InputError: no rows, a ragged row (with its line), an unknown target, a target that is no category, a column
             that cannot be encoded, or an encoding of more than 8 GiB.
     """
-    rows = read_rows(path)
+    rows, lines = _numbered_rows(path)
     names = tuple(rows[0])
     chosen = names[-1] if target is None else target
     if chosen not in names:
@@ -52,7 +52,7 @@ def read_table(path: Path, *, target: str | None = None) -> LoadedTable:
     texts = _strip_points([row[chosen] for row in rows])
     class_names = _classes(texts, where=f"{path}: target `{chosen}`")
     try:
-        encoding = fit_encoding({name: [row[name] for row in rows] for name in names if name != chosen})
+        encoding = fit_encoding({name: [row[name] for row in rows] for name in names if name != chosen}, lines)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if len(rows) * encoding.features * 4 > BYTES_LIMIT:
@@ -73,9 +73,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     Raises:
         InputError: not text, no rows, a ragged row (with its line), two columns of one name.
     """
+    return _numbered_rows(path)[0]
+
+
+def _numbered_rows(path: Path) -> tuple[list[dict[str, str]], list[int]]:
+    """:func:`read_rows`, and the line in which each begins, as an editor counts."""
     if path.stat().st_size > _FILE_LIMIT:
         raise InputError(f"{path}: expected a table of at most {_FILE_LIMIT} bytes; found {path.stat().st_size}.")
-    lines = _read_lines(path)
+    lines, numbers = _read_lines(path)
     if lines and _has_header(lines):
         names = [cell or f"column {index + 1}" for index, cell in enumerate(lines.pop(0))]
     else:
@@ -87,11 +92,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{path}: expected different names of columns; found `{twice}` twice.")
-    return [dict(zip(names, cells, strict=True)) for cells in lines]
+    return [dict(zip(names, cells, strict=True)) for cells in lines], numbers[-len(lines) :]
 
 
-def _read_lines(path: Path) -> list[list[str]]:
+def _read_lines(path: Path) -> tuple[list[list[str]], list[int]]:
     lines: list[list[str]] = []
+    numbers: list[int] = []
     number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -102,20 +108,22 @@ def _read_lines(path: Path) -> list[list[str]]:
             for _ in range(number):
                 file.readline()
             reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+            end = number
             for cells in reader:
+                begun, end = end + 1, number + reader.line_num
                 if not any(cell.strip() for cell in cells):
                     continue  # a blank line
                 if lines and len(cells) != len(lines[0]):
                     raise InputError(
-                        f"{path}: expected {len(lines[0])} cells in every row; "
-                        f"found {len(cells)} in line {number + reader.line_num}."
+                        f"{path}: expected {len(lines[0])} cells in every row; found {len(cells)} in line {begun}."
                     )
+                numbers.append(begun)
                 lines.append([cell.strip() for cell in cells])
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: expected a table of text in UTF-8; found one that cannot be read ({error})."
         ) from error
-    return lines
+    return lines, numbers
 
 
 def _has_header(lines: Sequence[Sequence[str]]) -> bool:

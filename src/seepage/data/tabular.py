@@ -144,8 +144,12 @@ class TableEncoding:
         return {column.name: column.canonical(row[column.name]) for column in self.columns}
 
 
-def fit_encoding(cells: Mapping[str, Sequence[str]]) -> TableEncoding:
+def fit_encoding(cells: Mapping[str, Sequence[str]], lines: Sequence[int] | None = None) -> TableEncoding:
     """The encoding of a table given by columns of stripped texts.
+
+    Args:
+        cells: texts by column, one a row.
+        lines: of each row, the line of the file in which it begins, as an editor counts; messages name it.
 
     Raises:
         InputError: no column, NaN or infinity in a column of numbers, or a column of more than 1000 different texts.
@@ -154,18 +158,19 @@ def fit_encoding(cells: Mapping[str, Sequence[str]]) -> TableEncoding:
         raise InputError("A table should hold at least one column besides the target; found none.")
     columns: list[Column] = []
     for name, texts in cells.items():
-        columns.append(_fit_column(name, texts, start=columns[-1].stop if columns else 0))
+        columns.append(_fit_column(name, texts, lines, start=columns[-1].stop if columns else 0))
     return TableEncoding(columns=tuple(columns))
 
 
-def _fit_column(name: str, texts: Sequence[str], *, start: int) -> Column:
+def _fit_column(name: str, texts: Sequence[str], lines: Sequence[int] | None, *, start: int) -> Column:
     distinct = set(texts)
     numbers = {text for text in distinct if is_number(text)}
     others = distinct - numbers
     unbounded = {text for text in others if text.lower().lstrip("+-") in {"nan", "inf", "infinity"}}
     if numbers and others and others <= unbounded | MISSING and unbounded:
         row = next(row for row, text in enumerate(texts) if text in unbounded)
-        raise InputError(f"Column `{name}` should hold finite numbers; found `{texts[row]}` in row {row}.")
+        place = f"line {lines[row]}" if lines is not None else f"row {row}"
+        raise InputError(f"Column `{name}` should hold finite numbers; found `{texts[row]}` in {place}.")
     if not numbers or not others <= MISSING:
         if len(distinct) > _CATEGORIES_LIMIT:
             raise InputError(

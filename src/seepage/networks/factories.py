@@ -33,8 +33,9 @@ def call_factory(spec: str, *, what: str, offered: Mapping[str, object]) -> obje
         try:
             made: object = importlib.import_module(module)
         except Exception as error:
+            written = f" Write `{module[:-3]}:{path}`, without .py." if module.endswith(".py") else ""
             raise InputError(
-                f"The {what}'s module `{module}` should be importable from {Path.cwd()}; {_said(error)}."
+                f"The {what}'s module `{module}` should be importable from {Path.cwd()}; {_said(error)}.{written}"
             ) from error
         for part in path.split("."):
             if not hasattr(made, part):

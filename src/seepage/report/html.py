@@ -15,7 +15,7 @@ from seepage.report.exposure import MOST_SHARES, exposure
 from seepage.report.figures import MOST_ROWS, psnr_figure
 from seepage.report.record import knowledge_rows, made_rows, missing_batches, read_record, scaling
 from seepage.report.settings import setting, settings_rows, varying
-from seepage.report.summary import Verdict, summarize
+from seepage.report.summary import Summary, Verdict, summarize
 
 __all__ = ["write_report"]
 
@@ -54,7 +54,7 @@ def write_report(run: Path, *, redact: bool = False) -> Path:
         _environment()
         .get_template("page.html")
         .render(
-            headline=_HEADLINES[summary.verdict],
+            headline=_headline(summary),
             summary=summary,
             sections=parts,
             glimpse=next((part for part in parts if part.drawn), None),
@@ -79,6 +79,12 @@ def write_report(run: Path, *, redact: bool = False) -> Path:
     return _replace(run / "report.html", page)
 
 
+def _headline(summary: Summary) -> str:
+    if summary.verdict is Verdict.NOT_AUDITED and summary.counts.attacked:
+        return "Audited only in part"
+    return _HEADLINES[summary.verdict]
+
+
 def _environment() -> Environment:
     """Autoescape on; a name that the template misspells is an error and not an empty place."""
     environment = Environment(
@@ -97,7 +103,9 @@ def _subject(findings: Sequence[Finding], record: dict[str, Any]) -> str:
     on = f", on {data}" if isinstance(data, str) and data else ""
     attacks, networks = ([*dict.fromkeys(getattr(one, word) for one in findings)] for word in ("attack", "network"))
     more = f" and {len(networks) - 3} more" if len(networks) > 3 else ""
-    return f"{', '.join(attacks)} against {', '.join(networks[:3])}{more}{on}"
+    same = [word for word in ("batch_size", "rule", "defenses") if word not in varying(findings)]
+    client = f". Client: {setting(findings[0], same)}" if same else ""
+    return f"{', '.join(attacks)} against {', '.join(networks[:3])}{more}{on}{client}"
 
 
 def _replace(target: Path, page: str) -> Path:

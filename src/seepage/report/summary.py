@@ -62,7 +62,8 @@ def summarize(findings: Sequence[Finding], *, missing: int = 0) -> Summary:
     elif counts.labels.leaked:
         verdict, sentences = Verdict.LEAKED, label_sentences(counts.labels)
     elif not findings or counts.missing or not all(finding.ended for finding in findings):
-        verdict, sentences = Verdict.NOT_AUDITED, _not_audited(counts)
+        ended = any(finding.ended for finding in findings)
+        verdict, sentences = Verdict.NOT_AUDITED, _not_audited(counts, ended=ended)
     elif counts.inconclusive:
         verdict, sentences = Verdict.INCONCLUSIVE, _inconclusive(counts, findings)
     else:
@@ -141,7 +142,7 @@ def _inconclusive(counts: Counts, findings: Sequence[Finding]) -> tuple[str, str
     )
 
 
-def _not_audited(counts: Counts) -> tuple[str, str]:
+def _not_audited(counts: Counts, *, ended: bool) -> tuple[str, str]:
     parts = (
         (counts.could_not_run, "could not be attacked"),
         (counts.broke, "ended in an error"),
@@ -155,10 +156,10 @@ def _not_audited(counts: Counts) -> tuple[str, str]:
             f"This run could not be audited and says nothing about what the update gives away: {of}.",
             "That is a limit of the attack or of the set-up, not a sign of protection; the causes are named below.",
         )
-    return (
-        f"This run was audited only in part: {of}.",
-        "Where the attack came to an end it gave nothing away, which is not proof that nothing leaks.",
-    )
+    then = "Where the attack came to an end it gave nothing away, which is not proof that nothing leaks."
+    if not ended:
+        then = "No attack came to its end: that nothing had come out until then says nothing about the data."
+    return f"This run was audited only in part: {of}.", then
 
 
 def _some_batches(counts: Counts) -> str:

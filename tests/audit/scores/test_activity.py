@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from seepage.audit.scores.activity import held_as_rows, layer_inputs, tells_apart, units_alone
+from seepage.audit.scores.activity import held_as_rows, units_alone
+from seepage.audit.scores.apart import tells_apart
+from seepage.audit.scores.watched import layer_inputs
 from seepage.data.sources import load_dataset
 from seepage.networks.zoo import build_network
 

@@ -110,7 +110,7 @@ def contradiction(header: CaptureHeader, rule: UpdateRule) -> str | None:
         return f"whose learning rate is {rate:g}"
     known = one.local_batch is None or header.batch_size is not None
     if steps is not None and known and steps != one.steps(header.batch_size):
-        return f"whose client took {steps} local steps"
+        return f"whose client took {steps} local {'step' if steps == 1 else 'steps'}"
     return None
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seepage.audit.findings import ControlCase
-from seepage.audit.scores.activity import TOO_EASY, tells_apart
+from seepage.audit.scores.apart import TOO_EASY, tells_apart
 from seepage.errors import InputError
 from seepage.federated.rules import FedSGD
 from seepage.networks.layers import read_layers
