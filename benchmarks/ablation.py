@@ -88,7 +88,8 @@ def all_in_float32(mixture: Mixture, found: Found, guesses: Tensor) -> None:
     directions, zeros = directions[keep], zeros[keep]
     keep = merge_directions(directions, found.directions, coherence=1 - 1e-6)
     leverage = largest_leverage(mixture.L, zeros, rank_tol=mixture.rank_tol)
-    kept = Kept(directions=directions, zeros=zeros.sum(dim=1), leverage=leverage)
+    unknown = torch.zeros(len(directions), dtype=torch.bool)
+    kept = Kept(directions=directions, zeros=zeros.sum(dim=1), leverage=leverage, replayed=unknown)
     kept = kept.at(keep & kept.pinned)
     found.add(kept, apart=least_apart(mixture, kept.directions))
 

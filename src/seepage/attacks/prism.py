@@ -115,9 +115,7 @@ class PRISM(LayerAttack):
         expected: Tensor | None,
         spans: Callable[[], Spans | None],
     ) -> list[Arm]:
-        unmixed = [Continued(way=way) for way in self._unmixing(shape)[:_CONTINUED]]
-        guesses: list[Guess] = [*unmixed, random_guesses] if self.spans else []
-        moved = [SpanSearch(spans=spans, guess=guess) for guess in guesses]
+        moved = self._moved(shape, spans)
         if not mixture.layer.relu:
             return [*([NullSampling()] if mixture.batch_size == 1 else []), *moved]
         sphere: list[Arm] = [SphereSearch(search=search) for search in self.searches]
@@ -134,11 +132,19 @@ class PRISM(LayerAttack):
         turns = chain(*zip_longest(*(kind for kind in kinds if kind is not late)), late)
         arms = [arm for arm in turns if arm is not None]
         few = small_batch_arms(mixture)
-        if units >= _ENOUGH * examples or not moved:
+        if (units >= _ENOUGH * examples and examples > _SMALL) or not moved:
             return [*arms[:1], *few, *arms[1:], Completion(), *moved]
         if examples > _SMALL and spans() is not None:  # too few zeros for some, below ``_LEAST`` for nearly all
             return [*moved, *few, *(arms if units >= _LEAST * examples else []), Completion()]
-        return [*arms[:1], *few, *moved, *arms[1:], Completion()]
+        doubting = self._moved(shape, spans, doubting=True)
+        return [*arms[:1], *few, *moved, *doubting, *arms[1:], Completion()]
+
+    def _moved(
+        self, shape: tuple[int, ...], spans: Callable[[], Spans | None], *, doubting: bool = False
+    ) -> list[SpanSearch]:
+        unmixed = [Continued(way=way) for way in self._unmixing(shape)[:_CONTINUED]]
+        guesses: list[Guess] = [*unmixed, random_guesses] if self.spans else []
+        return [SpanSearch(spans=spans, guess=guess, doubting=doubting) for guess in guesses]
 
     def _unmixing(self, shape: tuple[int, ...]) -> list[Unmixing]:
         if len(shape) < 2:

@@ -46,7 +46,8 @@ def truth_of(observation: Observation, batch: PrivateBatch) -> tuple[Mixture, Te
 def kept(mixture: Mixture, directions: Tensor) -> Kept:
     zeros = zero_mask(mixture.L, directions, zero_tol=mixture.zero_tols(directions))
     leverage = largest_leverage(mixture.L, zeros, rank_tol=mixture.rank_tol)
-    return Kept(directions=directions, zeros=zeros.sum(dim=1), leverage=leverage)
+    unknown = torch.zeros(len(directions), dtype=torch.bool)
+    return Kept(directions=directions, zeros=zeros.sum(dim=1), leverage=leverage, replayed=unknown)
 
 
 def holding(mixture: Mixture, directions: Tensor) -> Found:
@@ -69,7 +70,8 @@ def test_what_hangs_on_one_zero_joins_the_narrow_ones_and_is_not_searched_around
     leverage = torch.tensor([0.5, 1.0, 0.95, 0.5])
     rows = torch.stack([like[0], like[1], like[2], normalize(like[0] + like[2], dim=0)])
     found = Found.nothing(like)
-    found.add(Kept(directions=rows, zeros=torch.tensor([9, 4, 5, 9]), leverage=leverage), apart=torch.full((4,), 1e-7))
+    zeros, unknown = torch.tensor([9, 4, 5, 9]), torch.zeros(4, dtype=torch.bool)
+    found.add(Kept(directions=rows, zeros=zeros, leverage=leverage, replayed=unknown), apart=torch.full((4,), 1e-7))
     assert len(found) == 2
     assert found.narrow.directions.tolist() == [like[1].tolist()]
     assert len(found.spare) == 1

@@ -105,7 +105,12 @@ def test_directions_set_aside_come_out_at_the_end_where_a_pruned_layer_makes_the
 
 def pinned(directions: torch.Tensor, zeros: int) -> Kept:
     count = len(directions)
-    return Kept(directions=directions, zeros=torch.full((count,), zeros), leverage=torch.full((count,), 0.5))
+    return Kept(
+        directions=directions,
+        zeros=torch.full((count,), zeros),
+        leverage=torch.full((count,), 0.5),
+        replayed=torch.zeros(count, dtype=torch.bool),
+    )
 
 
 def test_a_combination_of_what_is_found_passes_for_no_example() -> None:

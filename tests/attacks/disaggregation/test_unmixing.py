@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from seepage.attacks.budget import Budget
 from seepage.attacks.disaggregation import disaggregate
 from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_relu_layer
-from seepage.attacks.disaggregation.found import Found, Proposals
+from seepage.attacks.disaggregation.found import Found, Kept, Proposals
 from seepage.attacks.disaggregation.mixture import Mixture, mix
 from seepage.attacks.disaggregation.portfolio import InTurn
 from seepage.attacks.disaggregation.unmixing import Continued, Unmixing
@@ -112,7 +112,8 @@ def holding(mixture: Mixture, count: int) -> Found:
     found = Found.nothing(mixture.L)
     unit = torch.eye(mixture.batch_size, dtype=torch.float64)[:count]
     zeros = torch.full((count,), 20)
-    found.kept = type(found.kept)(directions=unit, zeros=zeros, leverage=torch.full((count,), 0.5).double())
+    leverage, unknown = torch.full((count,), 0.5).double(), torch.zeros(count, dtype=torch.bool)
+    found.kept = Kept(directions=unit, zeros=zeros, leverage=leverage, replayed=unknown)
     return found
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from seepage.attacks.disaggregation.certificate import Agreement, agree, undisturbed
 from seepage.attacks.disaggregation.directions import least_apart
 from seepage.attacks.disaggregation.fitting import fitted
-from seepage.attacks.disaggregation.found import Found, Kept, outside
+from seepage.attacks.disaggregation.found import Found, Kept, independent
 from seepage.attacks.disaggregation.mixture import Mixture
 from seepage.attacks.disaggregation.precision import error_of_inputs, explains_bias
 from seepage.attacks.disaggregation.proving import prove
@@ -108,27 +108,19 @@ def _swap(mixture: Mixture, chosen: _Chosen, spare: Kept, solution: Solution, mo
 
 
 def _greedy(mixture: Mixture, pool: Kept) -> tuple[_Chosen, Kept]:
-    """Independent directions, pinned ones and most zeros first, filled up from the complement; and the rest."""
-    b, apart = mixture.batch_size, least_apart(mixture, pool.directions).tolist()
-    basis = pool.directions.new_zeros(0, b)
-    chosen: list[int] = []
-    spare: list[int] = []
-    rank = pool.zeros + (int(pool.zeros.max()) + 1 if len(pool) else 0) * pool.pinned
-    for index in rank.argsort(descending=True, stable=True).tolist():
-        rest = outside(basis, pool.directions[index])
-        if len(chosen) < b and float(rest.norm()) > apart[index]:
-            basis = torch.cat([basis, (rest / rest.norm())[None]])
-            chosen.append(index)
-        else:
-            spare.append(index)
-    first = pool.at(torch.tensor(chosen, dtype=torch.int64))
+    """Independent directions, the likeliest first, filled up from the complement; and the rest."""
+    b = mixture.batch_size
+    index = independent(pool.directions, pool.likeliest_first, least_apart(mixture, pool.directions))
+    order = pool.likeliest_first
+    chosen, spare = order[index[order]], order[~index[order]]
+    first = pool.at(chosen)
     directions = first.directions
     if len(chosen) < b:
         directions = torch.cat([directions, torch.linalg.svd(directions, full_matrices=True).Vh[len(chosen) :]])
     known = torch.arange(b, device=directions.device) < len(chosen)
     leverage = torch.cat([first.leverage, first.leverage.new_ones(b - len(chosen))]).to(directions.device)
     whole = _Chosen(directions=directions, known=known, leverage=leverage)
-    return whole, pool.at(torch.tensor(spare, dtype=torch.int64))
+    return whole, pool.at(spare)
 
 
 def _close(mixture: Mixture, chosen: _Chosen) -> Solution | None:

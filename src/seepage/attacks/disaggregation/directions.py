@@ -66,7 +66,8 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     keep = merge_directions(directions, seen, coherence=_SAME_DIRECTION)
     directions, zeros = directions[keep], zeros[keep]
     leverage = largest_leverage(mixture.L, zeros, rank_tol=mixture.rank_tol)
-    kept = Kept(directions=directions, zeros=zeros.sum(dim=1).cpu(), leverage=leverage.cpu())
+    unknown = torch.zeros(len(directions), dtype=torch.bool)
+    kept = Kept(directions=directions, zeros=zeros.sum(dim=1).cpu(), leverage=leverage.cpu(), replayed=unknown)
     keep = kept.pinned
     if mixture.explained:
         determined = leverage.isfinite()
@@ -81,17 +82,23 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
 
 
 def accept_replayed(mixture: Mixture, found: Found, directions: Tensor) -> bool:
-    """Merge ``directions [k, b]`` that the network itself has confirmed into ``found``; whether any was new.
+    """Merge ``directions [k, b]`` that the network itself has confirmed into ``found``; whether any told something new.
 
-    Their zeros may be too few to determine them; the whole batch has to prove them then.
+    Their zeros may be too few to determine them; the whole batch has to prove them then. One that depends on others
+    shows that among those is a combination of examples.
     """
+    before, held = found.confirmed, len(found)
+    same = (found.kept.directions @ directions.T).abs() >= _SAME_DIRECTION  # [f, k]
+    found.confirm(same.any(dim=1).cpu())
     directions = directions[merge_directions(directions, found.kept.directions, coherence=_SAME_DIRECTION)]
     zeros = zero_mask(mixture.L, directions, zero_tol=mixture.zero_tols(directions))
     leverage = largest_leverage(mixture.L, zeros, rank_tol=mixture.rank_tol)
-    kept = Kept(directions=directions, zeros=zeros.sum(dim=1).cpu(), leverage=leverage.cpu())
-    before = len(found)
-    found.add(kept, apart=least_apart(mixture, directions), likely=True)
-    return len(found) > before
+    true = torch.ones(len(directions), dtype=torch.bool)
+    kept = Kept(directions=directions, zeros=zeros.sum(dim=1).cpu(), leverage=leverage.cpu(), replayed=true)
+    dependent = not bool(found.add(kept, apart=least_apart(mixture, directions)).all())
+    if dependent:
+        found.settle(lambda all_of_them: least_apart(mixture, all_of_them))
+    return dependent or len(found) > held or found.confirmed > before
 
 
 def least_apart(mixture: Mixture, directions: Tensor) -> Tensor:
