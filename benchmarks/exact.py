@@ -135,9 +135,9 @@ def by(cell: Cell, *attacks: Callable[[Budget], Attack]) -> Iterator[Cell]:
 
 
 def side_cells() -> Iterator[Cell]:
-    for batch_size, width in ((40, 400), (100, 1000), (210, 2100), (210, 1680)):
-        cell = Cell(attack=prism, batch_size=batch_size, network=mlp(width, 3), title="side by side")
-        yield from by(cell, spearpp, unmixing, coupling, prism)
+    for batch_size, width, seeds in ((40, 400, 10), (100, 1000, 10), (210, 2100, 5), (210, 1680, 5)):
+        cell = Cell(attack=prism, batch_size=batch_size, network=mlp(width, 3), seeds=seeds, seconds=300.0)
+        yield from by(replace(cell, title="side by side"), spearpp, unmixing, coupling, prism)
 
 
 def other_inputs_cells() -> Iterator[Cell]:
