@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from sklearn.datasets import load_sample_images
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -22,7 +23,8 @@ from seepage.attacks.spearpp import SPEARPlusPlus
 from seepage.audit.catalogue import build_rule
 from seepage.audit.findings import Finding
 from seepage.audit.run import Audit
-from seepage.data.sources import BUNDLED, Dataset, load_dataset
+from seepage.data.normalization import make_normalization
+from seepage.data.sources import BUNDLED, Dataset, InputKind, load_dataset
 from seepage.networks.zoo import build_network
 from seepage.types import (
     Attack,
@@ -40,6 +42,7 @@ DATA = Path(os.environ.get("SEEPAGE_DATA", Path(__file__).resolve().parents[2] /
 RESULTS = Path(__file__).parent / "results"
 _SIZE_KNOWN = ThreatModel(batch_size=True)
 INNER = "3"  # the second linear layer of an MLP
+LINES = "lines"  # rows of the bundled photographs as signals [3, 640]
 CIFAR, CIFAR_TRAIN = "cifar10/cifar10_test.npz", "cifar10/cifar10_train_batch1.npz"
 
 
@@ -154,6 +157,15 @@ def other_inputs_cells() -> Iterator[Cell]:
         yield from by(replace(inner, network=f"mlp:1000,{width},100"), spearpp_inside, prism_inside)
 
 
+def alike_cells() -> Iterator[Cell]:
+    """Crops of two bundled photographs, and their rows as signals: neighbours are much alike. No data folder needed."""
+    for source in ("photos", LINES):
+        for batch_size in (16, 32, 64):
+            for ratio in (4, 8):
+                network = mlp(ratio * batch_size, 3)
+                yield Cell(attack=prism, batch_size=batch_size, network=network, source=source, seconds=60.0)
+
+
 def stretch_cells() -> Iterator[Cell]:
     yield Cell(attack=prism, batch_size=210, network=mlp(1050, 3), seconds=300.0, title="stretch")
     yield Cell(attack=prism, batch_size=300, network=mlp(1500, 3), seconds=600.0, title="stretch")
@@ -234,6 +246,7 @@ GROUPS = {
     "paper": paper_cells,
     "prism": prism_cells,
     "stretch": stretch_cells,
+    "alike": alike_cells,
     "side-by-side": side_cells,
     "other-inputs": other_inputs_cells,
     "exactify": exactify_cells,
@@ -336,7 +349,25 @@ def trained(spec: str, epochs: int) -> tuple[nn.Module, float]:
 
 @functools.lru_cache(maxsize=1)
 def _load(source: str, size: int | None, normalize: str) -> Dataset:
+    if source == LINES:
+        return _lines(normalize)
     return load_dataset(source if source in BUNDLED else str(DATA / source), size=size, normalize=normalize)
+
+
+def _lines(normalize: str) -> Dataset:
+    photos = load_sample_images().images
+    rows = torch.cat([torch.tensor(photo) for photo in photos]).transpose(1, 2).float() / 255
+    names = ("one", "other")
+    return Dataset(
+        name=LINES,
+        kind=InputKind.OTHER,
+        inputs=rows,
+        labels=torch.arange(len(names)).repeat_interleave(len(rows) // len(names)),
+        class_names=names,
+        normalization=make_normalization(normalize, rows),
+        table=None,
+        sha256="",
+    )
 
 
 def load(cell: Cell) -> Dataset:
