@@ -132,10 +132,10 @@ class PRISM(LayerAttack):
         turns = chain(*zip_longest(*(kind for kind in kinds if kind is not late)), late)
         arms = [arm for arm in turns if arm is not None]
         few = small_batch_arms(mixture)
-        if (units >= _ENOUGH * examples and examples > _SMALL) or not moved:
+        if not moved or (examples > _SMALL and units >= _ENOUGH * examples):
             return [*arms[:1], *few, *arms[1:], Completion(), *moved]
         if examples > _SMALL and spans() is not None:  # too few zeros for some, below ``_LEAST`` for nearly all
-            return [*moved, *few, *(arms if units >= _LEAST * examples else []), Completion()]
+            return [*moved, *(arms if units >= _LEAST * examples else []), Completion()]
         doubting = self._moved(shape, spans, doubting=True)
         return [*arms[:1], *few, *moved, *doubting, *arms[1:], Completion()]
 
