@@ -228,9 +228,9 @@ def write(rows: list[Row]) -> None:
         f"({platform.machine()}, "
         f"{os.cpu_count()} cores shared with other work, torch {torch.__version__}, CPU only): a low share can mean "
         f"that time was up. [prism.md](prism.md) has more large batches. PRISM's cells to b = 64 are of "
-        "the code in which later layers overrule zeros (docs/decisions/0019), at 224 and above 64 of that which unmixes "
-        "by local scales (0018), 512 at five units of before; the other attacks' are older but for "
-        "SPEAR++ below four units. "
+        "the code in which later layers overrule zeros (docs/decisions/0019), at 224 and above 64 of that which "
+        "unmixes by local scales (0018), 512 at five units of before; the other attacks' are older but for SPEAR++ "
+        "below four units. "
         "One line a batch: [phase.csv](phase.csv).\n"
     ]
     wrong, broke = sum(row.wrong for row in rows), sum(row.outcome == "broke" for row in rows)
