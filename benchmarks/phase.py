@@ -227,10 +227,10 @@ def write(rows: list[Row]) -> None:
         + f" (times 1.5 at 64 pixels, 3 at 224{longer}) of one thread of a busy machine "
         f"({platform.machine()}, "
         f"{os.cpu_count()} cores shared with other work, torch {torch.__version__}, CPU only): a low share can mean "
-        f"that time was up. [prism.md](prism.md) has more large batches. PRISM's cells to b = 64 are of "
-        "the code in which later layers overrule zeros (docs/decisions/0019), at 224 and above 64 of that which "
-        "unmixes by local scales (0018), 512 at five units of before; the other attacks' are older but for SPEAR++ "
-        "below four units. "
+        f"that time was up. [prism.md](prism.md) has more large batches. PRISM's cells on CIFAR-10 to b = 64 are "
+        "of the code in which later layers overrule zeros (docs/decisions/0019), its others of that which unmixes by "
+        "local scales (0018) but for the table and 512 at five units, of before; the other attacks' are older but for "
+        "SPEAR++ below four units. "
         "One line a batch: [phase.csv](phase.csv).\n"
     ]
     wrong, broke = sum(row.wrong for row in rows), sum(row.outcome == "broke" for row in rows)
