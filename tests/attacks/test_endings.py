@@ -8,6 +8,7 @@ from seepage.attacks.auto import Auto
 from seepage.attacks.budget import SPENT, Budget
 from seepage.attacks.exactify import Exactify
 from seepage.attacks.prism import PRISM
+from seepage.attacks.spear import SPEAR
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
@@ -85,6 +86,15 @@ def test_inputs_that_depend_on_one_another_are_named(network: str) -> None:
     assert found.outcome is Outcome.FAILED
     assert "announced 6 examples and the gradient has rank 1" in found.reason
     assert "too large" not in found.reason
+
+
+@pytest.mark.parametrize("attack", [SPEAR(), Auto()])
+def test_the_one_direction_of_a_gradient_of_rank_one_is_asked_once(attack: SPEAR | Auto) -> None:
+    """It was drawn again, some ten million times a second, for the ten minutes of the budget."""
+    found = attack(observed("mlp:40,40", constant(6)), generator=chance())
+    assert found.outcome is Outcome.FAILED
+    assert float(found.stats["samples"]) <= 256
+    assert "has rank 1, and too few units are off for the one direction" in found.reason
 
 
 @pytest.mark.parametrize("network", ["mlp:40,40", "mlp:40,40:gelu"])
