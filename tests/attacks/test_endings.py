@@ -116,6 +116,27 @@ def test_a_budget_of_nothing_is_named_as_the_cause() -> None:
     assert "the budget may be too small" in found.reason
 
 
+def test_what_is_left_of_a_budget_comes_in_tenths_and_is_never_nothing() -> None:
+    both = Budget(samples=100, seconds=2.0)
+    assert both.share_left(0, 0.0) == 1.0
+    assert both.share_left(30, 0.1) == 0.7
+    assert both.share_left(30, 1.0) == 0.5
+    assert both.share_left(10_000, 50.0) == 0.1
+    assert both.part(0.1) == Budget(samples=10, seconds=0.2)
+    assert Budget(samples=1).part(0.1) == Budget(samples=1)
+    assert Budget().part(Budget().share_left(9, 9.0)) == Budget()
+
+
+def test_matching_has_what_spans_left_of_the_budget_and_its_control_no_more() -> None:
+    attack = Auto(budget=Budget(samples=60))
+    found = attack(observed("mlp:16,16:gelu", batch_of(14)), generator=chance())
+    assert found.stats["chosen"] == "ig"
+    assert found.stats["budget_share"] == 0.1
+    assert found.stats["iterations"] == 6
+    assert "in the 10% of the budget that was left" in str(found.stats["because"])
+    assert attack.by_the_way_of(found.stats) == Auto(budget=Budget(samples=6), inverts=False)
+
+
 def test_what_was_tried_in_vain_is_not_said_to_be_impossible() -> None:
     """Nothing tells matching the batch size, which spans do not need."""
     view = observed("mlp:40,40:gelu", batch_of(12), announced=False)
