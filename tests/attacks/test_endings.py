@@ -8,6 +8,7 @@ from seepage.attacks.auto import Auto
 from seepage.attacks.budget import SPENT, Budget
 from seepage.attacks.exactify import Exactify
 from seepage.attacks.prism import PRISM
+from seepage.attacks.spear import SPEAR
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
@@ -87,6 +88,15 @@ def test_inputs_that_depend_on_one_another_are_named(network: str) -> None:
     assert "too large" not in found.reason
 
 
+@pytest.mark.parametrize("attack", [SPEAR(), Auto()])
+def test_the_one_direction_of_a_gradient_of_rank_one_is_asked_once(attack: SPEAR | Auto) -> None:
+    """It was drawn again, some ten million times a second, for the ten minutes of the budget."""
+    found = attack(observed("mlp:40,40", constant(6)), generator=chance())
+    assert found.outcome is Outcome.FAILED
+    assert float(found.stats["samples"]) <= 256
+    assert "has rank 1, and too few units are off for the one direction" in found.reason
+
+
 @pytest.mark.parametrize("network", ["mlp:40,40", "mlp:40,40:gelu"])
 @pytest.mark.parametrize("factor", [1e-30, 1e-12, 1e20, 1e30])
 def test_updates_of_any_size_break_nothing(network: str, factor: float) -> None:
@@ -104,6 +114,27 @@ def test_a_budget_of_nothing_is_named_as_the_cause() -> None:
     assert found.outcome is Outcome.FAILED
     assert found.reason.startswith("Stopped because the budget ended. No start came nearer")
     assert "the budget may be too small" in found.reason
+
+
+def test_what_is_left_of_a_budget_comes_in_tenths_and_is_never_nothing() -> None:
+    both = Budget(samples=100, seconds=2.0)
+    assert both.share_left(0, 0.0) == 1.0
+    assert both.share_left(30, 0.1) == 0.7
+    assert both.share_left(30, 1.0) == 0.5
+    assert both.share_left(10_000, 50.0) == 0.1
+    assert both.part(0.1) == Budget(samples=10, seconds=0.2)
+    assert Budget(samples=1).part(0.1) == Budget(samples=1)
+    assert Budget().part(Budget().share_left(9, 9.0)) == Budget()
+
+
+def test_matching_has_what_spans_left_of_the_budget_and_its_control_no_more() -> None:
+    attack = Auto(budget=Budget(samples=60))
+    found = attack(observed("mlp:16,16:gelu", batch_of(14)), generator=chance())
+    assert found.stats["chosen"] == "ig"
+    assert found.stats["budget_share"] == 0.1
+    assert found.stats["iterations"] == 6
+    assert "in the 10% of the budget that was left" in str(found.stats["because"])
+    assert attack.by_the_way_of(found.stats) == Auto(budget=Budget(samples=6), inverts=False)
 
 
 def test_what_was_tried_in_vain_is_not_said_to_be_impossible() -> None:

@@ -173,6 +173,9 @@ def test_pictures_and_numbers_that_come_out_nearly_are_exposed() -> None:
         ({"network": lambda x: x}, "`network` should be a torch.nn.Module; found function"),
         ({"network": nn.LazyLinear(5)}, "found lazy ones"),
         ({"defenses": "noise:0.1"}, "`defenses` should be a list of defenses; found 'noise:0.1'"),
+        ({"rule": "fedsg"}, "^`rule` should be one of fedsgd, .*; found 'fedsg'"),
+        ({"attack": "magic"}, "^`attack` should be one of auto, .*; found 'magic'"),
+        ({"defenses": ["noise:loud"]}, "^`defenses` noise: `sigma` should be a number; found 'loud'"),
         ({"seed": -1}, "`seed` should be a whole number, at least 0; found -1"),
     ],
 )

@@ -98,6 +98,32 @@ def test_the_exit_code_says_how_it_ended(tmp_path: Path, change: dict[str, Any],
     assert gate(tmp_path, limits, run(tmp_path / "run", change)) == code
 
 
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        ((), "found none of this name"),
+        (("x",), "found a folder without it"),
+        (("x", "x/run.json"), "found a run without a finding"),
+        (("x", "x/shards", "x/shards/1.jsonl"), "found a sweep that did not end"),
+    ],
+)
+def test_what_is_no_folder_of_a_run_is_said_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], made: tuple[str, ...], found: str
+) -> None:
+    for name in made:
+        (tmp_path / name).touch() if "." in name else (tmp_path / name).mkdir()
+    there, folder = str(run(tmp_path / "run", {})), str(tmp_path / "x")
+    (tmp_path / "limits.toml").touch()
+    for command in (["report", folder], ["gate", str(tmp_path / "limits.toml"), folder], ["diff", there, folder]):
+        assert seepage(*command) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{folder} should be a folder of a run or a sweep, which holds findings.jsonl; {found}" in said
+    assert seepage("report", str(Path(there) / "run.json")) == 2
+    assert "found a file." in capsys.readouterr().err
+    assert seepage("gate", str(tmp_path / "none.toml"), there) == 2
+    assert "none.toml should be a TOML file that can be read; found: No such file" in capsys.readouterr().err
+
+
 def test_the_limit_that_was_passed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gate(tmp_path, "", run(tmp_path / "run", SEEN)) == 1
     assert "leaked_share should be at most 0; found 0.5" in " ".join(capsys.readouterr().out.split())

@@ -1,6 +1,7 @@
 """The strongest attack that fits: exact at a linear layer or for one image of a transformer, else gradient matching."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -25,6 +26,7 @@ from seepage.types import (
     Outcome,
     Progress,
     Reconstruction,
+    Stats,
     go_on,
 )
 
@@ -48,7 +50,7 @@ class Auto:
 
     Args:
         layer: path of the layer to attack; the first that fits if ``None``. An inner layer yields its inputs.
-        budget: when to stop without a certificate.
+        budget: when to stop without a certificate; what is tried after spans has what they leave, a tenth at least.
         inverts: whether layers are inverted before gradients are matched.
     """
 
@@ -77,8 +79,9 @@ class Auto:
         self, observation: Observation, *, generator: torch.Generator, progress: Progress = go_on
     ) -> Reconstruction:
         """What the chosen attack returns; ``stats`` say which it was (``chosen``) and why (``because``)."""
+        started = time.monotonic()
         if not self.inverts:
-            return self._matched(observation, generator, progress)
+            return self._matched(observation, generator, progress, started=started)
         layer, spanned = find_relu_layer(observation, self.layer), None
         if not (isinstance(layer, AttackedLayer) and layer.reads_input):
             spanned = self._spanned(observation, generator, progress)
@@ -86,7 +89,8 @@ class Auto:
                 return spanned
         if isinstance(layer, AttackedLayer):
             return self._disaggregated(observation, generator, progress)
-        matched = self._matched(observation, generator, progress)
+        samples = 0 if spanned is None else int(spanned.stats.get("samples", 0))
+        matched = self._matched(observation, generator, progress, started=started, samples=samples)
         if spanned is None or spanned.inputs is None or matched.stats.get("stopped") != NOT_BEGUN:
             return matched
         return replace(spanned, reason=f"{spanned.reason} {matched.reason}")
@@ -94,10 +98,13 @@ class Auto:
     def by_the_way_of(self, found: Mapping[str, object]) -> "Auto":
         """Itself, or if a run whose ``stats`` are ``found`` matched gradients, one that does nothing else.
 
-        A positive control that inverts a layer says nothing of gradients that were matched.
+        A positive control that inverts a layer says nothing of gradients that were matched, nor does one that has more
+        time for it.
         """
-        chosen = found.get("chosen")
-        return replace(self, inverts=False) if chosen is not None and chosen not in _PROPOSERS else self
+        chosen, share = found.get("chosen"), found.get("budget_share")
+        if chosen is None or chosen in _PROPOSERS:
+            return self
+        return replace(self, inverts=False, budget=self.budget.part(share) if isinstance(share, float) else self.budget)
 
     def _disaggregated(
         self, observation: Observation, generator: torch.Generator, progress: Progress
@@ -135,7 +142,16 @@ class Auto:
         because = "the gradients of later layers span the activations of the batch and of no other input"
         return replace(found, stats={**found.stats, "chosen": attack.name, "because": because})
 
-    def _matched(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Reconstruction:
+    def _matched(
+        self,
+        observation: Observation,
+        generator: torch.Generator,
+        progress: Progress,
+        *,
+        started: float,
+        samples: int = 0,
+    ) -> Reconstruction:
+        """Gradients matched, with what is left of the budget after ``samples`` and the time since ``started``."""
         patches = ViTPatches()
         has_patches = not patches.obstacles(observation)
         if has_patches:
@@ -144,16 +160,22 @@ class Auto:
                 because = "the errors at its patches are in the update, and the patches solve a linear system"
                 return replace(solved, stats={**solved.stats, "chosen": patches.name, "because": because})
         chain = SolvedGIT()
-        ways: list[tuple[Attack, str]] = []
+        ways: list[tuple[Callable[[Budget], Attack], str]] = []
         if has_patches:
-            ways.append((refined(patches, budget=self.budget), ", from the solved patches"))
+            ways.append((lambda left: refined(patches, budget=left), ", from the solved patches"))
         if observation.latest.known_size == 1 and not chain.obstacles(observation):
-            ways.append((refined(chain, budget=self.budget), ", from the solved recursion"))
-        ways.append((ig(budget=self.budget), ""))
-        for way, start in ways:
+            ways.append((lambda left: refined(chain, budget=left), ", from the solved recursion"))
+        ways.append((lambda left: ig(budget=left), ""))
+        for make, start in ways:
+            share = self.budget.share_left(samples, time.monotonic() - started)
+            way = make(self.budget.part(share))
             result = way(observation, generator=generator, progress=progress)
             because = f"no layer tells its inputs apart by a ReLU or by later layers: gradients are matched{start}"
-            result = replace(result, stats={**result.stats, "chosen": way.name, "because": because})
+            said: Stats = {"chosen": way.name, "because": because}
+            if share < 1:
+                said |= {"budget_share": share, "because": f"{because}, in the {share:.0%} of the budget that was left"}
+            result = replace(result, stats={**result.stats, **said})
+            samples += int(result.stats.get("iterations", 0))
             if result.outcome is not Outcome.FAILED or result.stats.get("stopped") == INTERRUPTED:
                 break
         return result

@@ -1,5 +1,6 @@
 """When an attack stops without a result."""
 
+import math
 from dataclasses import dataclass
 
 __all__ = ["SPENT", "Budget"]
@@ -19,6 +20,23 @@ class Budget:
             value = getattr(self, word)
             if value is not None and not value > 0:  # NaN neither
                 raise ValueError(f"`{word}` should be positive; found {value}.")
+
+    def share_left(self, samples: int, seconds: float) -> float:
+        """What is left after so many, as a share: of the limit that is nearer, in tenths, rounded up.
+
+        At least one tenth, so that what comes next can say something; in tenths, for seconds do not repeat exactly.
+        """
+        used = [
+            spent / limit for spent, limit in ((samples, self.samples), (seconds, self.seconds)) if limit is not None
+        ]
+        return max(1, math.ceil(10 * (1 - max(used, default=0.0)))) / 10
+
+    def part(self, share: float) -> "Budget":
+        """A ``share`` of either limit, at least one sample."""
+        return Budget(
+            samples=None if self.samples is None else max(1, math.ceil(share * self.samples)),
+            seconds=None if self.seconds is None else share * self.seconds,
+        )
 
     def spent(self, samples: int, seconds: float) -> bool:
         """Whether either limit is reached."""

@@ -73,6 +73,8 @@ class SPEAR(LayerAttack):
         count = min(_FIRST_DRAW, self.chunk)  # small batches are through after a few draws
         while True:
             yield Proposals(directions=_sparse_null_directions(mixture, generator, count=count), cost=count)
+            if mixture.batch_size == 1:  # there is one direction, whatever the rows
+                return
             count = min(2 * count, self.chunk)
 
 

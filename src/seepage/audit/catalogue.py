@@ -148,8 +148,8 @@ DEFENSES: Mapping[str, type[Defense]] = {
 _OF = re.compile(r"(sum(?::.*?)?)[:,]of=(.*)")  # the clients' own rule of a sum is all that follows
 
 
-def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Attack:
-    """The attack called ``name``.
+def build_attack(name: str, *, budget: Budget, layer: str | None = None, option: str = "--attack") -> Attack:
+    """The attack called ``name``; ``option`` is how the user calls it, for errors.
 
     ``git:FILE`` is an attack network that ``seepage train`` wrote; ``git:FILE+ig`` starts ``ig`` (or ``dlg``, ``idlg``)
     from it, ``solved-git+ig`` from ``solved-git`` and ``vit-patches+ig`` from ``vit-patches``. ``module:factory`` is
@@ -160,7 +160,7 @@ def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Atta
             makes no attack.
     """
     if name.startswith(_FROM_FILE):
-        return _from_file(name.removeprefix(_FROM_FILE), budget)
+        return _from_file(name.removeprefix(_FROM_FILE), budget, option)
     first, plus, then = name.rpartition("+")
     if plus and first in _STARTS and then in _FROM_START:
         return _FROM_START[then](budget, _STARTS[first]())
@@ -168,13 +168,13 @@ def build_attack(name: str, *, budget: Budget, layer: str | None = None) -> Atta
         return _own_attack(name, budget, layer)
     if name not in ATTACKS:
         raise InputError(
-            f"`--attack` should be one of {', '.join(ATTACKS)}, git:FILE, or module:factory for one of your own; "
+            f"`{option}` should be one of {', '.join(ATTACKS)}, git:FILE, or module:factory for one of your own; "
             f"found {name!r}."
         )
     return ATTACKS[name].build(budget, layer)
 
 
-def _from_file(text: str, budget: Budget) -> Attack:
+def _from_file(text: str, budget: Budget, option: str) -> Attack:
     path, plus, then = text.rpartition("+")
     if plus and then in _FROM_START:
         return _FROM_START[then](budget, load_inverter(path))
@@ -182,7 +182,7 @@ def _from_file(text: str, budget: Budget) -> Attack:
         found = repr(text) if text else "nothing"
         ways = ", ".join(f"+{word}" for word in _FROM_START)
         raise InputError(
-            f"`--attack git:FILE` should name a file that `seepage train` wrote, after it {ways} or nothing; "
+            f"`{option}` git:FILE should name a file that `seepage train` wrote, after it {ways} or nothing; "
             f"found no file {found}."
         )
     return load_inverter(text)
@@ -198,23 +198,23 @@ def _own_attack(spec: str, budget: Budget, layer: str | None) -> Attack:
     return attack
 
 
-def build_rule(text: str) -> UpdateRule:
-    """The rule that ``text`` describes: its ``name``, or ``fedavg:epochs=2,lr=0.01``.
+def build_rule(text: str, *, option: str = "--rule") -> UpdateRule:
+    """The rule that ``text`` describes: its ``name``, or ``fedavg:epochs=2,lr=0.01``; ``option`` as above.
 
     Raises:
         InputError: the name, a key or a value is wrong; it says which, what was expected and what was found.
     """
     of_whom = _OF.fullmatch(text)
     if of_whom is not None:
-        clients = read(of_whom[1], {"sum": SummedClients}, option="--rule").clients
-        return SummedClients(clients=clients, of=build_rule(of_whom[2]))
-    return read(text, RULES, option="--rule")
+        clients = read(of_whom[1], {"sum": SummedClients}, option=option).clients
+        return SummedClients(clients=clients, of=build_rule(of_whom[2], option=option))
+    return read(text, RULES, option=option)
 
 
-def build_defense(text: str) -> Defense:
-    """The defense that ``text`` describes: its ``name``, or ``noise:0.01``.
+def build_defense(text: str, *, option: str = "--defense") -> Defense:
+    """The defense that ``text`` describes: its ``name``, or ``noise:0.01``; ``option`` as above.
 
     Raises:
         InputError: as for :func:`build_rule`.
     """
-    return read(text, DEFENSES, option="--defense")
+    return read(text, DEFENSES, option=option)

@@ -35,7 +35,7 @@ def with_control(audit: Audit, *, done: frozenset[int] = frozenset(), progress: 
     Raises:
         InputError: a batch does not fit the data or the network.
     """
-    cases: dict[bool, ControlCase] = {}
+    cases: dict[Auto | None, ControlCase] = {}
     for audited in audit(done=done, progress=progress):
         finding = audited.finding
         if not finding.silent:
@@ -43,9 +43,10 @@ def with_control(audit: Audit, *, done: frozenset[int] = frozenset(), progress: 
             continue
         attack = audit.attack
         same = attack.by_the_way_of(finding.stats) if isinstance(attack, Auto) else attack
-        case = cases.get(same is attack)
+        key = same if isinstance(same, Auto) else None
+        case = cases.get(key)
         if case is None or case.interrupted:
-            case = cases[same is attack] = run_control(replace(audit, attack=same), progress=progress)
+            case = cases[key] = run_control(replace(audit, attack=same), progress=progress)
         yield replace(audited, finding=finding.model_copy(update={"control": case}))
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from seepage.audit.findings import Finding
-from seepage.errors import InputError
+from seepage.errors import InputError, readable
 
-__all__ = ["findings_schema", "read_findings", "write_findings"]
+__all__ = ["findings_schema", "read_findings", "read_run", "write_findings"]
 
 
 def findings_schema() -> Mapping[str, Any]:
@@ -26,6 +26,33 @@ def write_findings(path: Path, findings: Iterable[Finding]) -> None:
     partial.replace(path)
 
 
+def read_run(folder: Path) -> list[Finding]:
+    """The findings of a run's or a sweep's folder, at least one.
+
+    Raises:
+        InputError: there is no such folder, or it holds no findings, and what it is instead; or as
+            :func:`read_findings`.
+    """
+    path = folder / "findings.jsonl"
+    if not path.exists():
+        expected = "should be a folder of a run or a sweep, which holds findings.jsonl"
+        raise InputError(f"{readable(str(folder))} {expected}; found {_instead(folder)}.")
+    findings = read_findings(path)
+    if not findings:
+        raise InputError(f"{readable(str(path))} should hold at least one finding; found none.")
+    return findings
+
+
+def _instead(folder: Path) -> str:
+    if not folder.is_dir():
+        return "a file" if folder.exists() else "none of this name"
+    if any(folder.glob("shards/*.jsonl")):
+        return "a sweep that did not end: the same command takes it up"
+    if (folder / "run.json").exists():
+        return "a run without a finding: it was stopped in its first batch"
+    return "a folder without it"
+
+
 def read_findings(path: Path) -> list[Finding]:
     """Read a findings file.
 
@@ -35,7 +62,10 @@ def read_findings(path: Path) -> list[Finding]:
     try:
         lines = path.read_text(encoding="utf8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Could not read the findings file {path}: {error}.") from error
+        found = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"{readable(str(path))} should be a findings file that can be read; found: {found}."
+        ) from error
     findings = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -102,9 +102,11 @@ def audit_batch(
         network=network,
         network_name=type(network).__name__,
         dataset=dataset,
-        rule=build_rule(rule) if isinstance(rule, str) else rule,
-        defenses=tuple(build_defense(one) if isinstance(one, str) else one for one in defenses),
-        attack=build_attack(attack, budget=Budget(seconds=seconds)) if isinstance(attack, str) else attack,
+        rule=build_rule(rule, option="rule") if isinstance(rule, str) else rule,
+        defenses=tuple(build_defense(one, option="defenses") if isinstance(one, str) else one for one in defenses),
+        attack=build_attack(attack, budget=Budget(seconds=seconds), option="attack")
+        if isinstance(attack, str)
+        else attack,
         threat_model=ThreatModel() if threat_model is None else threat_model,
         batch_size=len(private),
         seed=seed,

@@ -147,7 +147,8 @@ def read_toml(path: Path) -> Table:
         text = path.read_text(encoding="utf8")
         values = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} should be a TOML file that can be read; found: {error}.") from error
+        found = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path} should be a TOML file that can be read; found: {found}.") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} should be TOML; found: {error}.") from error
     return Table(path, "", values, _lines(text))

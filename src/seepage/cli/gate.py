@@ -9,7 +9,7 @@ from rich.table import Table
 
 from seepage.audit.compare import Change, compare
 from seepage.audit.findings import Finding
-from seepage.audit.findingsfile import read_findings
+from seepage.audit.findingsfile import read_run
 from seepage.audit.limits import Check, Ending, check, read_thresholds
 from seepage.audit.record import Verdict
 from seepage.cli.show import out as console
@@ -34,7 +34,7 @@ def gate(
 ) -> None:
     """Hold a run against limits: exit code, JUnit XML and SARIF for a pipeline."""
     limits = read_thresholds(thresholds)
-    findings = _findings(run)
+    findings = read_run(run)
     checks = check(findings, limits)
     write_text(junit_file or run / "gate.xml", junit(checks, run=readable(str(run))))
     write_text(sarif_file or run / "gate.sarif", sarif(checks, findings_file=run / "findings.jsonl"))
@@ -63,7 +63,7 @@ def diff(
     for field in ignore or []:
         if field not in _IGNORABLE:
             raise InputError(f"`--ignore` should be one of {', '.join(_IGNORABLE)}; found {field!r}.")
-    pairs = compare(_findings(first), _findings(second), ignore=frozenset(ignore or []))
+    pairs = compare(read_run(first), read_run(second), ignore=frozenset(ignore or []))
     table = Table("batch", "A", "B", "change")
     for pair in pairs:
         if pair.change is not Change.SAME:
@@ -77,13 +77,6 @@ def diff(
     if counts[Change.MORE]:
         raise typer.Exit(Verdict.LEAKED)
     raise typer.Exit(Verdict.INCONCLUSIVE if counts[Change.LOST] or counts[Change.ONLY_FIRST] else 0)
-
-
-def _findings(run: Path) -> list[Finding]:
-    findings = read_findings(run / "findings.jsonl")
-    if not findings:
-        raise InputError(f"{run / 'findings.jsonl'} should hold at least one finding; found none.")
-    return findings
 
 
 def _unfinished(run: Path, findings: list[Finding]) -> str:

@@ -48,7 +48,7 @@ def sweep(
 ) -> None:
     """Audit every combination of a plan. A sweep that was killed is taken up by the same command."""
     planned = read_plan(plan)
-    _refuse_places(planned)
+    _refuse_frontier(planned)
     shards = [shard for cell in planned.cells for shard in shards_of(cell, size=planned.shard_batches)]
     record = sweep_record(planned, findings=sum(cell.batches for cell in planned.cells))
     folder = SweepFolder.open(out, record)
@@ -125,7 +125,13 @@ def compute_shown(shards: Sequence[Shard], folder: SweepFolder, engine: Engine, 
     return True
 
 
-def _refuse_places(plan: Plan) -> None:
+def _refuse_frontier(plan: Plan) -> None:
+    """A sweep would leave the axis out in silence, and take a place such as ``{noise}`` for a name."""
+    if plan.frontier is not None:
+        raise InputError(
+            f"{plan.source}: a sweep needs a plan without the table [frontier]; found one, which is for "
+            "`seepage frontier`."
+        )
     for cell in plan.cells:
         for text in (cell.network, cell.rule, *cell.defenses):
             if has_place(text):

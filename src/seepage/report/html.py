@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from seepage.audit.findings import Finding
-from seepage.audit.findingsfile import read_findings
+from seepage.audit.findingsfile import read_run
 from seepage.errors import InputError
 from seepage.report.batches import sections
 from seepage.report.exposure import MOST_SHARES, exposure
@@ -41,9 +41,7 @@ def write_report(run: Path, *, redact: bool = False) -> Path:
     Raises:
         InputError: there are no findings, a file cannot be read, or the page cannot be written.
     """
-    findings = read_findings(run / "findings.jsonl")
-    if not findings:
-        raise InputError(f"{run / 'findings.jsonl'} should hold at least one finding; found none.")
+    findings = read_run(run)
     record = read_record(run / "run.json")
     summary = summarize(findings, missing=missing_batches(record, findings))
     settings = settings_rows(findings)

@@ -51,6 +51,14 @@ def by(engine: Engine, shards: list[Shard], folder: Path) -> list[Finding]:
     return kept.gather(shards)
 
 
+def test_a_pool_that_is_told_to_end_leaves_by_its_own_door() -> None:
+    """Killed outright it left semaphores, of which Python complains on standard error."""
+    with pytest.raises(SystemExit) as stopped, LocalPool(1):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 @pytest.mark.parametrize(("engine", "module"), [("ray", "ray"), ("slurm", "submitit")])
 def test_what_is_not_installed_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, engine: str, module: str

@@ -90,6 +90,18 @@ def test_an_error_names_the_line(tmp_path: Path, before: str, after: str, words:
         read_axis(read_plan(written(tmp_path, PLAN.replace(before, after))))
 
 
+def test_a_plan_without_the_table_is_sent_to_the_other_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = PLAN[: PLAN.index("[frontier]")].replace("{width}", "20")
+    with pytest.raises(SystemExit) as stopped:
+        main(["frontier", str(written(tmp_path, plain)), "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "should have a table [frontier]; found none, and a plan without one is for `seepage sweep`" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_decades_are_cut_evenly(tmp_path: Path) -> None:
     text = PLAN.replace("low = 10", "low = 0.001").replace("step = 10", "points = 4").replace("high = 40", "high = 1")
     axis = read_axis(read_plan(written(tmp_path, text)))

@@ -75,7 +75,7 @@ def test_shards_part_the_batches() -> None:
             '[grid]\nattack = "magic"',
             r"line 6: `grid\.attack` should hold names that are known .*auto, spear",
         ),
-        ("[grid]", '[grid]\nrule = "magic"', r"line 6: `grid\.rule` should hold names that are known"),
+        ("[grid]", '[grid]\nrule = "magic"', r"line 6: `grid\.rule` should hold names that are known \(`rule` should"),
         ("[grid]", '[grid]\ndefense = ["none", ["x:1"]]', r"line 6: `grid\.defense` should hold names that are known"),
         ("[grid]", "[grids]", r"line 5: `grids` is not known"),
         ("[plan]", 'dtype = "x"\n[plan]', r"line 1: `dtype` is not known"),

@@ -161,6 +161,12 @@ def test_the_command_ends_with_the_verdict_and_refuses_places(
     assert ends(plain.format("mlp:50:gelu"), "refused") == 3
     assert ends(plain.format("mlp:{width}"), "places") == 2
     assert "frontier" in capsys.readouterr().err
+    assert ends(plain.format("mlp:50") + '[frontier]\naxis = "batch_size"\nlow = 1\nhigh = 9\n', "frontier") == 2
+    assert (
+        "plan.toml: a sweep needs a plan without the table [frontier]; found one, which is for `seepage frontier`"
+        in (" ".join(capsys.readouterr().err.split()))
+    )
+    assert not (tmp_path / "frontier").exists()
 
 
 def test_a_sweep_that_was_killed_before_its_first_shard_is_in_nobodys_way(tmp_path: Path) -> None:

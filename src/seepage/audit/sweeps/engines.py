@@ -3,13 +3,15 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
-from typing import Protocol, Self
+from types import FrameType
+from typing import NoReturn, Protocol, Self
 
 import torch
 
@@ -64,6 +66,7 @@ class LocalPool:
         self._pool = _pool(workers)
         self._under_way: dict[Future[list[Finding]], Shard] = {}
         self._suspects: list[Shard] = []
+        self._listens = False
 
     @property
     def slots(self) -> int:
@@ -91,10 +94,18 @@ class LocalPool:
             yield from self._try_suspects()
 
     def __enter__(self) -> "LocalPool":
+        ours = threading.current_thread() is threading.main_thread()  # which alone may set what signals do
+        self._listens = ours and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        if self._listens:
+            signal.signal(signal.SIGTERM, _leave)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cancel()
+        try:
+            self.cancel()
+        finally:
+            if self._listens:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def cancel(self) -> None:
         """Drop what is under way, and end the workers."""
@@ -124,6 +135,11 @@ class LocalPool:
                     rows = broken_rows(shard, DIED)
             yield shard, rows
         self._pool = _pool(self._workers)
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    """End as a shell says of that signal, but by way of ``with``: Python complains of semaphores that a pool leaves."""
+    sys.exit(128 + number)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

@@ -166,7 +166,9 @@ def read_axis(plan: Plan) -> Axis:
     """
     table = plan.frontier
     if table is None:
-        raise InputError(f"{plan.source} should have a table [frontier]; found none.")
+        raise InputError(
+            f"{plan.source} should have a table [frontier]; found none, and a plan without one is for `seepage sweep`."
+        )
     name = table.text("axis")
     share = table.number("share", low=1e-9, high=1, default=0.5) or 0.5
     least = table.number("least_psnr", low=0, high=300)

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
 from seepage.attacks.budget import Budget
@@ -113,14 +114,14 @@ def _known_rules(grid: Table) -> tuple[str, ...]:
     rules = grid.texts("rule", ["fedsgd"])
     for rule in rules:
         if not has_place(rule):
-            _named(grid, "rule", rule, build_rule)
+            _named(grid, "rule", rule, partial(build_rule, option="rule"))
     return rules
 
 
 def _known_attacks(grid: Table) -> tuple[str, ...]:
     attacks = grid.texts("attack", ["spear"])
     for attack in attacks:
-        _named(grid, "attack", attack, lambda text: build_attack(text, budget=Budget()))
+        _named(grid, "attack", attack, partial(build_attack, budget=Budget(), option="attack"))
     return attacks
 
 
@@ -133,7 +134,7 @@ def _defenses(grid: Table) -> list[tuple[str, ...]]:
             if not isinstance(one, str):
                 raise grid.error("defense", "should hold texts, or lists of texts applied in order")
             if not has_place(one):
-                _named(grid, "defense", one, build_defense)
+                _named(grid, "defense", one, partial(build_defense, option="defense"))
         chains.append(tuple(str(one) for one in chain))
     if len(set(chains)) < len(chains):
         raise grid.error("defense", "should hold different defenses")
