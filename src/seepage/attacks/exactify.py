@@ -22,6 +22,7 @@ from seepage.types import INTERRUPTED, Attack, Observation, Obstacle, Outcome, P
 __all__ = ["Exactify"]
 
 _LEFT = 0.1  # of a guess's length outside of what is found, below which it was a guess of that
+_LONGEST = 4  # times the effort that a turn begins with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ class Exactify:
 
 
 def guesses_first(inputs: Tensor, observation: Observation) -> Proposer:
-    """Proposes directions of rough ``inputs [k, *shape]``, again after each growth, then of random guesses.
+    """Proposes directions of rough ``inputs [k, *shape]``, again after each growth, then of random ones; then longer.
 
     Guesses are rounded to the units that they switch off, and where that finds no more, moved until what they cause in
     later layers lies in the row spaces of those gradients.
@@ -88,15 +89,17 @@ def guesses_first(inputs: Tensor, observation: Observation) -> Proposer:
     def propose(mixture: Mixture, found: Found, generator: torch.Generator) -> Iterator[Proposals]:
         rough = Rough(inputs=inputs.flatten(1).double() @ mixture.factors.right.T)
         spans = cache(partial(read_spans, observation, mixture, generator))
-        near, anywhere = SpanSearch(spans=spans, guess=rough.left), SpanSearch(spans=spans, guess=random_guesses)
+        near = SpanSearch(spans=spans, guess=rough.left, patient=True)
+        anywhere = SpanSearch(spans=spans, guess=random_guesses)
         arms: list[Arm] = [rough, near, Completion(), anywhere] if mixture.layer.relu else [near, anywhere]
-        before = -1
-        while before < len(found) < mixture.batch_size:
+        effort = 1
+        while len(found) < mixture.batch_size and effort <= _LONGEST:
             before = len(found)
             for arm in arms:
-                yield arm(mixture, found, generator, effort=1)
+                yield arm(mixture, found, generator, effort=effort)
                 if len(found) > before:
                     break
+            effort = 1 if len(found) > before else 2 * effort
 
     return propose
 

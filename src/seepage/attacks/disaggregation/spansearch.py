@@ -49,11 +49,13 @@ class SpanSearch:
         guess: where to start.
         doubting: whether nothing is given but what later layers have confirmed. Of examples that are much alike a
             combination passes for one now and then, and hides two. Here it hides nothing; what is found displaces it.
+        patient: whether all of few good guesses are walked, however the nearest ended.
     """
 
     spans: Callable[[], Spans | None]
     guess: Guess
     doubting: bool = False
+    patient: bool = False
 
     def __call__(self, mixture: Mixture, found: Found, generator: torch.Generator, *, effort: int) -> Proposals:
         """One turn; of ``effort`` times as many steps."""
@@ -66,7 +68,8 @@ class SpanSearch:
             return Proposals(directions=rough, cost=0)
         walks, single = _Walks(steps=effort * _STEPS), spans.to(torch.float32)
         starts = _nearest(single, (rough @ basis.T).float(), (spans.heights @ basis.T).float())
-        near = walks.in_waves(single, starts[: max(len(basis), _WAVE)], basis, generator)
+        likely = starts[: max(len(basis), _WAVE)]
+        near = walks.in_waves(single, likely, basis, generator, least=0.0 if self.patient else _GOES_ON)
         ends, costs = walks.walk(spans, near.double(), basis, tol=_CONVERGED)
         inputs = ends[costs < _IN_SPAN] @ basis  # [e, b], as well known as the directions found
         walks.steps = _LAST  # better, with none of them given
@@ -108,10 +111,12 @@ class _Walks:
     starts: int = 0
     work: float = 0.0
 
-    def in_waves(self, spans: Spans, starts: Tensor, basis: Tensor, generator: torch.Generator) -> Tensor:
+    def in_waves(
+        self, spans: Spans, starts: Tensor, basis: Tensor, generator: torch.Generator, *, least: float
+    ) -> Tensor:
         """``[e, k]``: where ``starts [s, k]``, the likeliest first, end near the spans.
 
-        One that ends beside them goes on from around there. A wave follows the other while enough of it end well.
+        One that ends beside them goes on from around there. A wave follows the other while a share ``least`` ends well.
         """
         near = []
         for wave in torch.split(starts, _WAVE):
@@ -120,7 +125,7 @@ class _Walks:
             self.starts += len(wave) + _PUSHES * len(beside)
             freed, lengths = self.walk(spans, _pushed(beside, generator), basis, tol=_NEAR)
             near.append(torch.cat([ends[costs <= _NEAR], freed[lengths <= _NEAR]]))
-            if len(near[-1]) < _GOES_ON * len(wave) or self.work > _WORK:
+            if len(near[-1]) < least * len(wave) or self.work > _WORK:
                 break
         return torch.cat(near)
 
