@@ -1,6 +1,7 @@
 """Exact batches from layers that go into anything but a ReLU: later layers tell their inputs apart."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,14 +24,11 @@ from seepage.types import (
     Attack,
     GradientUpdate,
     Observation,
-    Obstacle,
     Outcome,
     PrivateBatch,
-    Progress,
     Reconstruction,
     ThreatModel,
     UpdateRule,
-    go_on,
 )
 
 DIGITS = load_dataset("digits")
@@ -186,30 +184,6 @@ def test_attacks_on_zeros_still_refuse_and_a_layer_can_be_named() -> None:
     assert "does not read the network's input" in inner[0].reason
 
 
-class Rough:
-    """The truth and noise as large as it, in the order of the batch."""
-
-    name = "rough"
-
-    def __init__(self, batch: PrivateBatch) -> None:
-        self.batch = batch
-
-    def obstacles(self, observation: Observation) -> list[Obstacle]:  # noqa: ARG002
-        return []
-
-    def __call__(
-        self,
-        observation: Observation,  # noqa: ARG002
-        *,
-        generator: torch.Generator,
-        progress: Progress = go_on,  # noqa: ARG002
-    ) -> Reconstruction:
-        inputs = self.batch.inputs
-        noise = torch.randn(inputs.shape, generator=generator) * inputs.std()
-        none = torch.zeros(len(inputs), dtype=torch.bool)
-        return Reconstruction(outcome=Outcome.APPROXIMATE, inputs=inputs + noise, certified=none)
-
-
 def test_a_network_that_calls_one_module_twice_is_left_as_it_is() -> None:
     torch.manual_seed(0)
     shared = nn.Linear(60, 60)
@@ -272,9 +246,11 @@ def test_a_single_example_is_fitted_in_few_steps() -> None:
 
 
 @pytest.mark.parametrize("network", ["mlp:30,60:gelu", "mlp:24,60,60"])
-def test_a_rough_reconstruction_becomes_exact_at_two_units_an_example(network: str) -> None:
+def test_a_rough_reconstruction_becomes_exact_at_two_units_an_example(
+    network: str, guessing: Callable[..., Attack]
+) -> None:
     batch = batch_of(12)
-    found = run(Exactify(attack=Rough(batch)), observed(built(network), batch))
+    found = run(Exactify(attack=guessing(batch, noise=1.0)), observed(built(network), batch))
     assert found.outcome is Outcome.EXACT, found.reason
     assert farthest(found, batch) < 1e-3
 

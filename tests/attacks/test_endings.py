@@ -1,8 +1,9 @@
 """How exact attacks end where inputs, updates or the user leave them little: with the right sentence."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
 
 from seepage.attacks.auto import Auto
 from seepage.attacks.budget import SPENT, Budget
@@ -14,15 +15,12 @@ from seepage.federated.rules import FedSGD
 from seepage.networks.zoo import build_network
 from seepage.types import (
     INTERRUPTED,
+    Attack,
     GradientUpdate,
     Observation,
-    Obstacle,
     Outcome,
     PrivateBatch,
-    Progress,
-    Reconstruction,
     ThreatModel,
-    go_on,
 )
 
 DIGITS = load_dataset("digits")
@@ -49,35 +47,6 @@ def constant(size: int) -> PrivateBatch:
     """Images of one grey each: together they span one dimension."""
     greys = torch.randn(size, 1, 1, 1, generator=chance())
     return PrivateBatch(inputs=greys.expand(-1, *DIGITS.input_shape).clone(), labels=torch.arange(size))
-
-
-class Rough:
-    """The truth beside noise, and what the walk that found it says of its end."""
-
-    name = "rough"
-
-    def __init__(self, inputs: Tensor, stopped: str) -> None:
-        self.inputs, self.stopped = inputs, stopped
-
-    def obstacles(self, observation: Observation) -> list[Obstacle]:  # noqa: ARG002
-        return []
-
-    def __call__(
-        self,
-        observation: Observation,  # noqa: ARG002
-        *,
-        generator: torch.Generator,
-        progress: Progress = go_on,  # noqa: ARG002
-    ) -> Reconstruction:
-        noise = 0.2 * torch.randn(self.inputs.shape, generator=generator)
-        none = torch.zeros(len(self.inputs), dtype=torch.bool)
-        return Reconstruction(
-            outcome=Outcome.APPROXIMATE,
-            inputs=self.inputs + noise,
-            certified=none,
-            reason="It is near.",
-            stats={"stopped": self.stopped},
-        )
 
 
 @pytest.mark.parametrize("network", ["mlp:40,40", "mlp:40,40:gelu"])
@@ -147,27 +116,27 @@ def test_what_was_tried_in_vain_is_not_said_to_be_impossible() -> None:
     assert "batch size" in found.reason
 
 
-def test_nothing_is_rounded_after_an_interruption() -> None:
+def test_nothing_is_rounded_after_an_interruption(guessing: Callable[..., Attack]) -> None:
     batch = batch_of(4)
-    rough = Rough(batch.inputs, INTERRUPTED)
+    rough = guessing(batch, stopped=INTERRUPTED)
     found = Exactify(attack=rough)(observed("mlp:40,40", batch), generator=chance())
     assert found.stats == {"stopped": INTERRUPTED}
     assert not bool(found.certified.any())
 
 
-def test_exact_inputs_of_any_size_find_their_places() -> None:
+def test_exact_inputs_of_any_size_find_their_places(guessing: Callable[..., Attack]) -> None:
     batch = batch_of(4)
     huge = PrivateBatch(inputs=1e20 * batch.inputs, labels=batch.labels)
     view = observed("mlp:40,40", huge, factor=7.0)
-    found = Exactify(attack=Rough(huge.inputs, "it arrived"))(view, generator=chance())
+    found = Exactify(attack=guessing(huge, noise=0.2))(view, generator=chance())
     assert found.outcome is Outcome.APPROXIMATE
     assert int(found.certified.sum()) == found.stats["exactify_directions"]
 
 
-def test_rounding_says_at_which_layer_and_what_is_still_in_doubt() -> None:
+def test_rounding_says_at_which_layer_and_what_is_still_in_doubt(guessing: Callable[..., Attack]) -> None:
     batch = batch_of(4)
     view = observed("mlp:40,40", batch, factor=7.0)
-    found = Exactify(attack=Rough(batch.inputs, "it arrived"))(view, generator=chance())
+    found = Exactify(attack=guessing(batch, noise=0.2))(view, generator=chance())
     assert found.outcome is Outcome.APPROXIMATE
     assert "It is near. Rounded at layer 1: 4 of 4 became exact." in found.reason
     assert "explain 7.0000 of the loss" in found.reason

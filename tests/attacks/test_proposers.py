@@ -1,11 +1,10 @@
 """SPEAR++, PRISM, Auto and Exactify: whole batches, exactly, and what they say when they cannot."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from seepage.attacks.auto import Auto, choose_attack
 from seepage.attacks.budget import Budget
@@ -22,7 +21,6 @@ from seepage.types import (
     INTERRUPTED,
     Attack,
     Observation,
-    Obstacle,
     Outcome,
     PrivateBatch,
     Progress,
@@ -167,60 +165,31 @@ def test_impossible_options_are_refused() -> None:
         PRISM(filters=(), couplings=(), searches=())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rough:
-    """An attack that guesses right up to noise, or not at all."""
-
-    guess: Tensor | None
-
-    @property
-    def name(self) -> str:
-        return "rough"
-
-    def obstacles(self, observation: Observation) -> Sequence[Obstacle]:  # noqa: ARG002
-        return []
-
-    def __call__(
-        self,
-        observation: Observation,  # noqa: ARG002
-        *,
-        generator: torch.Generator,  # noqa: ARG002
-        progress: Progress = go_on,  # noqa: ARG002
-    ) -> Reconstruction:
-        if self.guess is None:
-            return Reconstruction(outcome=Outcome.FAILED, reason="It did not work out.")
-        unsure = torch.zeros(len(self.guess), dtype=torch.bool)
-        return Reconstruction(outcome=Outcome.APPROXIMATE, inputs=self.guess, certified=unsure, reason="Rough.")
-
-
-def noisy(batch: PrivateBatch, size: float) -> Tensor:
-    draw = torch.Generator().manual_seed(5)
-    return batch.inputs + size * batch.inputs.std() * torch.randn(batch.inputs.shape, generator=draw)
-
-
-def test_a_noisy_guess_becomes_exact(digits: Dataset) -> None:
+def test_a_noisy_guess_becomes_exact(digits: Dataset, guessing: Callable[..., Attack]) -> None:
     observation, batch = observed(digits, 20, "mlp:200,100")
-    assert_whole(run(Exactify(attack=Rough(guess=noisy(batch, 0.7))), observation), batch)
+    assert_whole(run(Exactify(attack=guessing(batch, noise=0.7)), observation), batch)
 
 
-def test_guesses_of_some_examples_are_enough(digits: Dataset) -> None:
+def test_guesses_of_some_examples_are_enough(digits: Dataset, guessing: Callable[..., Attack]) -> None:
     observation, batch = observed(digits, 20, "mlp:200,100")
-    assert_whole(run(Exactify(attack=Rough(guess=noisy(batch, 0.5)[:14])), observation), batch)
+    assert_whole(run(Exactify(attack=guessing(batch, most=14)), observation), batch)
 
 
-def test_what_no_layer_can_round_stays_as_it_was(digits: Dataset) -> None:
+def test_what_no_layer_can_round_stays_as_it_was(digits: Dataset, guessing: Callable[..., Attack]) -> None:
     observation, batch = observed(digits, 6, "lenet:sigmoid")
-    guess = noisy(batch, 0.5)
-    result = run(Exactify(attack=Rough(guess=guess)), observation)
+    rough = guessing(batch)
+    result = run(Exactify(attack=rough), observation)
     assert result.outcome is Outcome.APPROXIMATE
     assert result.inputs is not None
+    guess = run(rough, observation).inputs
+    assert guess is not None
     assert torch.equal(result.inputs, guess)
     assert "convolution" in str(result.stats["exactify"])
 
 
-def test_a_failed_attack_stays_failed(digits: Dataset) -> None:
+def test_a_failed_attack_stays_failed(digits: Dataset, plant: Callable[..., Attack]) -> None:
     observation, _ = observed(digits, 6, "mlp:100,100")
-    assert run(Exactify(attack=Rough(guess=None)), observation).outcome is Outcome.FAILED
+    assert run(Exactify(attack=plant()), observation).outcome is Outcome.FAILED
 
 
 def test_an_exact_attack_is_left_alone(digits: Dataset) -> None:

@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from seepage.attacks.budget import Budget
 from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_relu_layer
+from seepage.attacks.disaggregation.closing import choose
 from seepage.attacks.disaggregation.directions import accept_replayed
 from seepage.attacks.disaggregation.found import Found, Kept
 from seepage.attacks.disaggregation.mixture import Mixture, mix
@@ -57,10 +58,9 @@ def kept(directions: Tensor, zeros: list[int], *, leverage: float = 0.5, replaye
     )
 
 
-def mixture_and_truth() -> tuple[Mixture, Tensor]:
-    """Of six signals, and their directions ``[6, 6]``."""
-    batch = lines(6, 0)
-    layer = find_relu_layer(observed(batch, "mlp:60,20", 0), None)
+def mixture_and_truth(view: Observation, batch: PrivateBatch) -> tuple[Mixture, Tensor]:
+    """And the directions ``[b, b]`` of the batch."""
+    layer = find_relu_layer(view, None)
     assert isinstance(layer, AttackedLayer)
     mixture = mix(layer, least_share=0.2, generator=torch.Generator().manual_seed(0))
     assert mixture is not None
@@ -69,7 +69,8 @@ def mixture_and_truth() -> tuple[Mixture, Tensor]:
 
 
 def test_what_later_layers_confirm_displaces_a_combination_that_zeros_found() -> None:
-    mixture, true = mixture_and_truth()
+    batch = lines(6, 0)
+    mixture, true = mixture_and_truth(observed(batch, "mlp:60,20", 0), batch)
     found = Found.nothing(mixture.L)
     combination = normalize(true[0] + true[1], dim=0)
     found.add(kept(torch.stack([combination, *true[2:4]]), [20, 30, 30]), apart=torch.full((3,), 1e-7))
@@ -83,7 +84,8 @@ def test_what_later_layers_confirm_displaces_a_combination_that_zeros_found() ->
 
 
 def test_what_is_confirmed_is_a_step_and_told_once() -> None:
-    mixture, true = mixture_and_truth()
+    batch = lines(6, 0)
+    mixture, true = mixture_and_truth(observed(batch, "mlp:60,20", 0), batch)
     found = Found.nothing(mixture.L)
     found.add(kept(true[:2], [30, 30]), apart=torch.full((2,), 1e-7))
     before = found.accepted
@@ -111,3 +113,23 @@ def test_the_likeliest_are_those_that_later_layers_confirm_then_those_determined
         kept(rows[2:3], [40], leverage=1.0), kept(rows[3:4], [2], leverage=torch.inf, replayed=True)
     )
     assert pool.likeliest_first.tolist() == [3, 1, 0, 2]
+
+
+def test_a_combination_that_passes_for_confirmed_is_never_certified() -> None:
+    """Were later layers wrong about two directions, the batch made of them would have to fail for these."""
+    batch = lines(6, 0)
+    view = observed(batch, "mlp:60,20,20", 0)
+    mixture, true = mixture_and_truth(view, batch)
+    found, chance = Found.nothing(mixture.L), torch.Generator().manual_seed(0)
+    pair = normalize(torch.stack([true[0] + true[1], true[0] - 0.5 * true[1]]), dim=1)
+    assert accept_replayed(mixture, found, torch.cat([pair, true[2:]]))
+    solution = choose(mixture, view, found, chance)
+    assert solution is not None
+    apart = torch.cdist(solution.inputs, batch.inputs.flatten(1).double(), p=torch.inf).min(dim=1).values
+    assert int((apart > 1e-2).sum()) == 2  # the two that stand for the pair
+    assert not bool(solution.certified[apart > 1e-3].any())
+    right = Found.nothing(mixture.L)
+    accept_replayed(mixture, right, true)
+    whole = choose(mixture, view, right, chance)
+    assert whole is not None
+    assert bool(whole.certified.all())

@@ -77,10 +77,9 @@ class SpanSearch:
         outputs = inputs @ spans.heights.T + spans.bias  # [e, m]
         proved = [one for row in outputs if (one := _direction(spans, mixture, row)) is not None]
         enough = _PRECISE if mixture.layer.relu else _NEARLY_PRECISE
-        precise = [one for one in proved if one[1] <= enough]  # a rough one would make all later inputs rough
-        taken = (
-            precise if self.doubting else precise or proved
-        )  # nor may one pass for another than its like in ``found``
+        taken = [one for one in proved if one[1] <= enough]  # a rough one would make all later inputs rough,
+        if not taken and not self.doubting:  # and pass for another example than its like in ``found``
+            taken = proved
         directions = torch.stack([one for one, _ in taken]) if taken else found.directions[:0]
         return Proposals(directions=directions, cost=walks.starts, work=walks.work, replayed=True)
 
