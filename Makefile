@@ -13,7 +13,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/seepage demo --out runs/demo
+	OMP_NUM_THREADS=1 $(BIN)/seepage demo --out runs/demo
 
 test: setup
 	$(BIN)/ruff check .
