@@ -35,6 +35,7 @@ BUILT_ON: dict[str, dict[str, set[str]]] = {  # of each room that has rooms: wha
         "sweeps": {"catalogue", "control", "environment", "findings", "findingsfile", "run", "tomlfile", "unread"},
     },
 }
+SLOW = {"matplotlib", "scipy", "sklearn", "torchmetrics"}
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
 INNER = [path for path in FILES if len(path.relative_to(SOURCE).parts) > 2]
 
@@ -43,10 +44,11 @@ def room_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def names_imported(path: Path) -> set[str]:
-    """Modules that a file imports."""
+def names_imported(path: Path, *, at_once: bool = False) -> set[str]:
+    """Modules that a file imports; ``at_once`` those alone that it imports before anything is called."""
+    tree = ast.parse(path.read_text(encoding="utf8"))
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+    for node in tree.body if at_once else ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
         elif isinstance(node, ast.Import):
@@ -57,6 +59,12 @@ def names_imported(path: Path) -> set[str]:
 def imported(path: Path) -> set[str]:
     """Rooms that a file imports; ``types`` is the vocabulary that ``networks`` shares its floor with."""
     return {name.split(".")[1] for name in names_imported(path) if name.startswith("seepage.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_libraries_that_few_commands_need_are_imported_where_they_are_called(path: Path) -> None:
+    at_once = {name.split(".")[0] for name in names_imported(path, at_once=True)}
+    assert not at_once & SLOW, f"{path.relative_to(SOURCE)}: a second and more of every command, --help too"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from seepage.attacks.budget import Budget
@@ -111,6 +110,8 @@ def zero_share_threshold(width: int, false_rejection: float) -> float:
 
     A unit is off for an example with probability one half, independently (SPEAR, section 4.2).
     """
+    from scipy.stats import binom
+
     return float(binom.ppf(false_rejection, width, 0.5)) / width
 
 
@@ -134,6 +135,8 @@ def failure_probability(batch_size: int, width: int, false_rejection: float = 1e
     middle term is bounded by the chance that one other example is off, or two others are on and off together, on all
     of the ``m / 2`` rows.
     """
+    from scipy.stats import binom
+
     too_few = float(binom.cdf(batch_size - 2, width, 0.5))
     others, rows = batch_size - 1, width // 2
     dependent = others * 0.5**rows + others * (others - 1) / 2 * 0.5**rows

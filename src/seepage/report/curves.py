@@ -3,8 +3,6 @@
 import io
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
 from seepage.audit.sweeps.frontier import Axis, Interval, Point
 
 __all__ = ["frontier_svg"]
@@ -12,6 +10,8 @@ __all__ = ["frontier_svg"]
 
 def frontier_svg(points: Sequence[Point], axis: Axis, interval: Interval | None, *, title: str) -> str:
     """Recovered share against the setting, as SVG text. Settings that could not be told are crosses at the bottom."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     plot = figure.subplots()
     told = [one for one in points if one.recovered is not None]

@@ -4,17 +4,18 @@ import base64
 import io
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from seepage.audit.findings import Finding
 from seepage.report.counts import score_at
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["MOST_ROWS", "picture_uri", "psnr_figure"]
 
@@ -41,6 +42,9 @@ def psnr_figure(findings: Sequence[Finding]) -> Markup | None:
     rows = [row for row in rows if row[1]][:MOST_ROWS]
     if not rows:
         return None
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     several = len({finding.attack for finding, _ in rows}) > 1
     height = 0.66 + 0.25 * len(rows)
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "seepage", "text.parse_math": False}):
@@ -70,7 +74,7 @@ def _points(finding: Finding) -> list[tuple[float, bool]]:
     return points
 
 
-def _draw(axes: Axes, place: int, points: list[tuple[float, bool]]) -> None:
+def _draw(axes: "Axes", place: int, points: list[tuple[float, bool]]) -> None:
     axes.axhline(place, color=_LINE, linewidth=0.6, zorder=1)
     for exact in (False, True):
         values = [value for value, sure in points if sure is exact]
@@ -88,7 +92,7 @@ def _draw(axes: Axes, place: int, points: list[tuple[float, bool]]) -> None:
         )
 
 
-def _dress(axes: Axes, names: list[str]) -> None:
+def _dress(axes: "Axes", names: list[str]) -> None:
     axes.set_xlim(0, _TOP)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), names)

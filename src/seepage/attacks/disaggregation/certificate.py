@@ -25,8 +25,8 @@ multiple of the sum either (:func:`seepage.attacks.disaggregation.replay.scale_i
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from scipy.stats import poisson
 from torch import Tensor
 
 __all__ = ["Agreement", "agree", "undisturbed"]
@@ -58,13 +58,15 @@ def agree(errors: Tensor, preactivations: Tensor, *, zero_tol: float | Tensor, m
             ``[k]``.
         margin: a pre-activation counts as clearly on or off beyond this share of its row's root mean square.
     """
+    from scipy.special import pdtrik
+
     size = errors.abs() / _rms(errors)
     height = preactivations / _rms(preactivations)
     tols = torch.as_tensor(zero_tol, dtype=errors.dtype, device=errors.device).expand(len(errors))[:, None]
     unexplained = (size > 10 * tols) & (height < -margin)
     silent = (size <= tols) & (height > margin)
-    by_chance = poisson.isf(_CHANCE, 0.3 * tols[:, 0].cpu().numpy() * errors.shape[1])
-    silent_by_chance = torch.as_tensor(by_chance, device=errors.device).clamp_min(1)
+    by_chance = pdtrik(1 - _CHANCE, 0.3 * tols[:, 0].cpu().numpy() * errors.shape[1])  # Poisson
+    silent_by_chance = torch.as_tensor(np.ceil(by_chance), device=errors.device).clamp_min(1)
     holds = ~unexplained.any(dim=1) & (silent.sum(dim=1) <= silent_by_chance)
     return Agreement(score=1 - (unexplained | silent).double().mean(dim=1), holds=holds)
 

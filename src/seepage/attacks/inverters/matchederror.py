@@ -3,7 +3,6 @@
 import itertools
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 __all__ = ["matched_error"]
@@ -25,6 +24,8 @@ def matched_error(found: Tensor, truth: Tensor) -> Tensor:
     if b <= _LISTED:
         orders = torch.tensor(list(itertools.permutations(range(b))), device=costs.device)  # [b!, b]
         return costs[:, rows, orders].mean(-1).amin(1)
+    from scipy.optimize import linear_sum_assignment
+
     chosen = [linear_sum_assignment(cost.detach().cpu().numpy())[1] for cost in costs]
     orders = torch.stack([torch.as_tensor(order, device=costs.device) for order in chosen])  # [k, b]
     return costs.gather(2, orders[:, :, None])[..., 0].mean(-1)

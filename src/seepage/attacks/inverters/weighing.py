@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-from scipy.optimize import lsq_linear
 from torch import Tensor
 
 from seepage.types import Stats
@@ -45,6 +44,8 @@ def _better(errors: Tensor, blind: Tensor) -> bool:
 
 def _weights(columns: list[Tensor], target: Tensor) -> list[float]:
     """In [0, 1], least squares of columns ``[N]`` against ``target [N]``, a part of the rows after the other."""
+    from scipy.optimize import lsq_linear
+
     parts = zip(*(torch.split(each, _ENTRIES) for each in (*columns, target)), strict=True)
     factor = target.new_zeros(0, len(columns) + 1, dtype=torch.float64)
     for part in parts:

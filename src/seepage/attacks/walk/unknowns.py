@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from seepage.attacks.labels.restorelabels import RestoreLabels
@@ -183,6 +182,8 @@ def _ordered(objective: Objective, inputs: Tensor, labels: Tensor, read: Tensor 
 
 def _paired(objective: Objective, inputs: Tensor, labels: Tensor) -> Tensor:
     """``labels [b]`` in the order in which the gradients of ``inputs [b, *shape]`` point most at the update."""
+    from scipy.optimize import linear_sum_assignment
+
     gain = inputs.new_zeros(len(inputs), len(labels))
     with twice_differentiable(), torch.enable_grad():
         for label in torch.unique(labels):
