@@ -97,8 +97,9 @@ def nearest(inputs: Tensor | None, batch: PrivateBatch) -> float:
     return float(found.values.max())
 
 
-def test_two_units_an_example_are_enough_and_zeros_alone_are_not(photos: Dataset) -> None:
-    observation, batch = observed(photos, built(photos, "mlp:24,60,60"))
+def test_two_units_an_example_are_enough_and_zeros_alone_are_not() -> None:
+    digits = load_dataset("digits")
+    observation, batch = observed(digits, built(digits, "mlp:24,60,60"))
     result = PRISM()(observation, generator=chance())
     assert result.outcome is Outcome.EXACT, result.reason
     assert nearest(result.inputs, batch) < 1e-3

@@ -4,17 +4,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from seepage.attacks.disaggregation.attackedlayer import AttackedLayer, find_relu_layer
 from seepage.attacks.disaggregation.certificate import agree
-from seepage.attacks.disaggregation.directions import round_either, round_inputs
+from seepage.attacks.disaggregation.directions import accept, round_either, round_inputs
+from seepage.attacks.disaggregation.found import Found
 from seepage.attacks.disaggregation.layerattack import LEAST_SHARE
 from seepage.attacks.disaggregation.mixture import Mixture, mix
 from seepage.attacks.spearpp import SPEARPlusPlus
 from seepage.data.sources import load_dataset
 from seepage.federated.rules import FedSGD
 from seepage.linalg.nullspace import zero_mask
+from seepage.linalg.rounding import refine_directions
 from seepage.networks.zoo import build_network
 from seepage.types import Observation, Outcome, PrivateBatch, ThreatModel
 
@@ -100,3 +102,26 @@ def test_the_better_sign_of_a_guess_goes_on() -> None:
     flipped = torch.where(torch.arange(12)[:, None] % 2 == 0, guesses, -guesses)
     either, both = round_either(mixture, flipped), round_inputs(mixture, guesses)
     assert float((either * both).sum(dim=1).abs().min()) > 1 - 1e-4
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_directions_are_refined_until_their_zeros_stay_the_same(seed: int) -> None:
+    """A true one with many hidden, from a thousandth beside, was refused as no input's, for good."""
+    draw = torch.Generator().manual_seed(0)
+    batch = PrivateBatch(
+        inputs=torch.randn(150, 1, 20, 20, generator=draw), labels=torch.randint(10, (150,), generator=draw)
+    )
+    network = build_network("mlp:600,100", input_shape=(1, 20, 20), classes=10, seed=0)
+    update = FedSGD()(network, batch, draw)
+    mixture = mixture_of(ThreatModel().view(network=network, update=update, batch=batch, rule=FedSGD(), classes=10))
+    mixing = batch.inputs.flatten(1).double() @ mixture.factors.right.T / mixture.factors.singular
+    true = normalize(torch.linalg.inv(mixing).T, dim=1)
+    beside = torch.randn(true.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found = Found.nothing(mixture.L)
+    accept(mixture, found, normalize(true + 1.2e-3 * normalize(beside, dim=1), dim=1))
+    ends = torch.cat([found.directions, found.refused])
+    tols = mixture.zero_tols(ends)
+    once_more = refine_directions(mixture.L, ends, zero_tol=tols, rounds=1)
+    before, after = (zero_mask(mixture.L, each, zero_tol=tols).sum(dim=1) for each in (ends, once_more))
+    assert len(found) > 75
+    assert int((after > 1.02 * before).sum()) == 0

@@ -39,6 +39,7 @@ _INDEPENDENT = 1e-7  # part of a unit direction outside of others,
 _OWN_ROUNDING = 0.25  # the same as a share of its zero tolerance, of which rounding is a twelfth,
 _COPY, _MOST_APART = 5.0, 0.1  # and under noise, times the zero tolerance
 _FINER = 0.05  # from one tolerance to the next
+_MOST_REFINEMENTS, _SETTLED = 8, 0.01  # at most; share of zeros that may come or go where a step ends
 _SEPARABLE = 0.92  # share of units that a true direction's own input explains; combinations were seen at 0.55 to 0.89
 _SMALL = 0.1  # entry, as a share of a root mean square, that may become a zero
 _ROUNDS_OF_BOTH, _ROUNDS_OF_ONE = 3, 7  # of reweighting, for both signs of a guess and for the better one
@@ -58,7 +59,7 @@ def accept(mixture: Mixture, found: Found, candidates: Tensor) -> bool:
     # Robustly first: among the rows below a loose tolerance a few are small without being zero.
     rough = zero_mask(mixture.L, directions, zero_tol=tol).sum(dim=1) < _EXACT_SHARE * loose.sum(dim=1)
     directions[rough] = robust_null_directions(mixture.L, loose[rough], rounds=3, starts=directions[rough])
-    directions = _refine(mixture, directions, rounds=2 if bool(rough.any()) else 1)
+    directions = _refine(mixture, directions)
     zeros = zero_mask(mixture.L, directions, zero_tol=mixture.zero_tols(directions))
     keep = zeros.sum(dim=1) >= mixture.least_zeros
     directions, zeros = directions[keep], zeros[keep]
@@ -116,13 +117,25 @@ def round_ends(mixture: Mixture, found: Found, ends: Tensor) -> Tensor:
     return reselect_directions(mixture.L, ends[:_MOST_ENDS])
 
 
-def _refine(mixture: Mixture, directions: Tensor, *, rounds: int) -> Tensor:
-    """Down to each direction's own tolerance in steps: too few rows look like zeros to one that is still rough."""
-    tol = mixture.zero_tol
-    directions = refine_directions(mixture.L, directions, zero_tol=tol, rounds=rounds)
-    while len(directions) and tol > float((own := mixture.zero_tols(directions)).min()):
-        tol *= _FINER
-        directions = refine_directions(mixture.L, directions, zero_tol=own.clamp_min(tol), rounds=1)
+def _refine(mixture: Mixture, directions: Tensor) -> Tensor:
+    """Down to each direction's own tolerance in steps, each repeated until the zeros stay the same.
+
+    Too few rows look like zeros to a direction that is still rough; of a true one with a fifth of them hidden no input
+    explains the rest, and it would be refused for good.
+    """
+    directions = directions.clone()
+    tols = directions.new_full((len(directions),), mixture.zero_tol)
+    used = torch.zeros_like(tols)
+    for _ in range(_MOST_REFINEMENTS):
+        zeros = zero_mask(mixture.L, directions, zero_tol=tols).sum(dim=1)
+        unsettled = (zeros - used).abs() > _SETTLED * used
+        finer = mixture.zero_tols(directions).maximum(_FINER * tols)
+        rough = unsettled | (finer < tols)
+        if not bool(rough.any()):
+            break
+        tols = tols.where(unsettled, finer.minimum(tols))
+        used = zero_mask(mixture.L, directions, zero_tol=tols).sum(dim=1).to(used)
+        directions[rough] = refine_directions(mixture.L, directions[rough], zero_tol=tols[rough], rounds=1)
     return directions
 
 
