@@ -31,6 +31,22 @@ def test_a_seed_decides_the_unmixing() -> None:
     assert torch.equal(one, other)
 
 
+def test_a_decomposition_that_fails_in_float32_is_done_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    svd = torch.linalg.svd
+
+    def failing(A: Tensor, *, full_matrices: bool) -> tuple[Tensor, ...]:
+        if A.dtype is torch.float32:
+            raise torch.linalg.LinAlgError("linalg.svd: The algorithm failed to converge")
+        return tuple(svd(A, full_matrices=full_matrices))
+
+    S, sources = mixed(3, 4000)
+    monkeypatch.setattr(torch.linalg, "svd", failing)
+    weights = unmix(S.float(), contrast=SoftSign(), generator=torch.Generator().manual_seed(0))
+    assert weights.dtype is torch.float32
+    correlation = torch.corrcoef(torch.cat([weights.double() @ S, sources]))[:3, 3:].abs()
+    assert float(correlation.max(dim=1).values.min()) > 0.98
+
+
 def test_nothing_to_unmix_is_not_an_error() -> None:
     assert unmix(torch.ones(1, 50), contrast=Tanh(), generator=torch.Generator().manual_seed(0)).shape == (1, 1)
 

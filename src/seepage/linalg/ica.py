@@ -158,9 +158,12 @@ def _step(W: Tensor, Z: Tensor, contrast: Contrast) -> Tensor:
 
 
 def _orthogonal(W: Tensor) -> Tensor:
-    left, _, right = torch.linalg.svd(W, full_matrices=False)
+    try:
+        left, _, right = torch.linalg.svd(W, full_matrices=False)
+    except torch.linalg.LinAlgError:  # float32 fails now and then where W is nearly orthogonal already
+        left, _, right = torch.linalg.svd(W.double(), full_matrices=False)
     nearest: Tensor = left @ right
-    return nearest
+    return nearest.to(W)
 
 
 def _whitening(S: Tensor) -> Tensor:
