@@ -1,5 +1,6 @@
 """Numerical rank and two-sided factors of a matrix that is low-rank up to rounding, or up to noise, at any width."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -7,10 +8,11 @@ from torch import Tensor
 
 __all__ = ["LowRank", "leading_columns", "low_rank_factors", "numerical_rank", "rank_above_noise", "sketched_svd"]
 
-_BLOCK_ENTRIES = 1 << 24  # entries converted to float64 at a time: 128 MiB
+_BLOCK_ENTRIES = 1 << 21  # entries converted to float64 at a time: 16 MiB; larger blocks are new memory each time
 _ABOVE = 1.05  # times the largest singular value that noise of a given size has in the limit
 _UNEVEN = 6.0  # times that, up to which uneven noise is taken for noise where a gap follows
 _CLEAR_GAP = 2.0
+_HINT = 1.6  # gap without which a rough sketch is not worth turning: it has no signal too small and no noise too large
 _POWERS = 3  # passes that turn a sketch to the largest singular vectors where the rest is noise, not rounding;
 _POWERS_OF_ROUNDING = 1  # of rounding one takes out what the sketch adds to it: 10 times as much as there was
 
@@ -72,7 +74,7 @@ def low_rank_factors(
             return LowRank(
                 left=left[:, :rank], singular=singular[:rank], right=right[:rank], noise=noise, spread=spread
             )
-        above = _factors_above_noise(matrix, width, generator)
+        above = _factors_above_noise(matrix, left, singular, generator)
         if above is not None:
             return above
         if width == min(rows, columns):
@@ -133,24 +135,30 @@ def rank_above_noise(singular: Tensor, edge: float) -> int | None:
     Reference:
         Gavish and Donoho, The Optimal Hard Threshold for Singular Values is 4 / sqrt(3), 2014, section III.
     """
-    kept, cut = singular[:-1], singular[1:].clamp_min(1e-300)
-    ratio = torch.where((cut <= _UNEVEN * edge) & (kept > _ABOVE * edge), kept / cut, torch.zeros_like(cut))
+    ratio = _gaps(singular, edge)
     best = int(ratio.argmax())
     return best + 1 if float(ratio[best]) >= _CLEAR_GAP and best < len(singular) // 2 else None
 
 
-def _factors_above_noise(matrix: Tensor, width: int, generator: torch.Generator) -> LowRank | None:
+def _gaps(singular: Tensor, edge: float) -> Tensor:
+    """``[k - 1]``: from each of ``singular [k]`` to the next, as a ratio; 0 where signal cannot end and noise begin."""
+    kept, cut = singular[:-1], singular[1:].clamp_min(1e-300)
+    return torch.where((cut <= _UNEVEN * edge) & (kept > _ABOVE * edge), kept / cut, torch.zeros_like(cut))
+
+
+def _factors_above_noise(matrix: Tensor, left: Tensor, singular: Tensor, generator: torch.Generator) -> LowRank | None:
+    """From where a sketch for rounding ended, ``left [m, w]`` and ``singular [w]``."""
     rows, columns = matrix.shape
-    width = min(width, rows // 2, columns // 2)  # something has to be left to measure the noise by
+    width = min(len(singular), rows // 2, columns // 2)  # something has to be left to measure the noise by
     if width < 2:
         return None
-    left, singular, right = sketched_svd(matrix, width, generator, powers=_POWERS)
     total = sum(float(part.double().square().sum()) for part in torch.split(matrix, max(1, _BLOCK_ENTRIES // columns)))
-    edge, above = 0.0, width + 1
-    while int((singular > _ABOVE * edge).sum()) < above:  # what is taken for signal is not counted as noise
-        above = int((singular > _ABOVE * edge).sum())
-        rest = max(total - float(singular[:above].square().sum()), 0.0)
-        edge = (rest / ((rows - above) * (columns - above))) ** 0.5 * (rows**0.5 + columns**0.5)
+    rough = singular[:width]
+    if not bool((_gaps(rough, _edge(rough, total, matrix.shape)) >= _HINT).any()):
+        return None
+    powers = _POWERS - _POWERS_OF_ROUNDING
+    left, singular, right = sketched_svd(matrix, width, generator, powers=powers, start=left[:, :width])
+    edge = _edge(singular, total, matrix.shape)
     rank = rank_above_noise(singular, edge)
     if rank is None:
         return None
@@ -159,8 +167,19 @@ def _factors_above_noise(matrix: Tensor, width: int, generator: torch.Generator)
     return LowRank(left=left[:, :rank], singular=singular[:rank], right=right[:rank], noise=noise, spread=spread)
 
 
+def _edge(singular: Tensor, total: float, shape: tuple[int, ...]) -> float:
+    """The largest singular value that noise has, if all is noise of ``total`` square that ``singular [w]`` leave."""
+    rows, columns = shape
+    edge, above = 0.0, len(singular) + 1
+    while int((singular > _ABOVE * edge).sum()) < above:  # what is taken for signal is not counted as noise
+        above = int((singular > _ABOVE * edge).sum())
+        rest = max(total - float(singular[:above].square().sum()), 0.0)
+        edge = (rest / ((rows - above) * (columns - above))) ** 0.5 * (rows**0.5 + columns**0.5)
+    return edge
+
+
 def sketched_svd(
-    matrix: Tensor, width: int, generator: torch.Generator, *, powers: int
+    matrix: Tensor, width: int, generator: torch.Generator, *, powers: int, start: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``(left [m, w], singular [w], right [w, n])``: nearly the first singular triples of ``[m, n]``, in float64.
 
@@ -170,25 +189,37 @@ def sketched_svd(
         generator: draws the sketch.
         powers: passes of subspace iteration. Each turns the sketch towards triples that stand out; from the first on,
             values below 1e-8 of the largest are lost.
+        start: ``[m, w]`` orthonormal, where an earlier sketch ended, in place of a new one.
     """
-    rows, columns = matrix.shape
-    step = max(1, _BLOCK_ENTRIES // rows)
-    sketch = torch.zeros(rows, width, dtype=torch.float64, device=matrix.device)
-    for start in range(0, columns, step):
-        block = matrix[:, start : start + step].double()
-        test = torch.randn(block.shape[1], width, generator=generator, dtype=torch.float64, device=generator.device)
-        sketch += block @ test.to(matrix.device)
-    basis = torch.linalg.qr(sketch).Q  # [m, width]
+    columns = matrix.shape[1]
+    basis = torch.linalg.qr(_drawn(matrix, width, generator)).Q if start is None else start  # [m, width]
     for _ in range(powers):
         turned = torch.zeros_like(basis)
-        for start in range(0, columns, step):
-            block = matrix[:, start : start + step].double()
+        for block in _blocks(matrix):
             turned += block @ (block.T @ basis)
         basis = torch.linalg.qr(turned).Q
-    core = torch.cat(
-        [basis.T @ matrix[:, start : start + step].double() for start in range(0, columns, step)], dim=1
-    )  # [width, n]
+    core = basis.new_empty(columns, width)
+    for place, block in zip(torch.split(core, _step(matrix)), _blocks(matrix), strict=True):
+        torch.mm(block.T, basis, out=place)
     # An LQ first: the SVD then works on a small square.
-    orthonormal, triangle = torch.linalg.qr(core.T)
+    orthonormal, triangle = torch.linalg.qr(core)
     left, singular, right = torch.linalg.svd(triangle.T, full_matrices=False)
     return basis @ left, singular, right @ orthonormal.T
+
+
+def _drawn(matrix: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    """``[m, width]``: ``matrix [m, n]`` times a normal one."""
+    sketch = torch.zeros(len(matrix), width, dtype=torch.float64, device=matrix.device)
+    for block in _blocks(matrix):
+        test = torch.randn(block.shape[1], width, generator=generator, dtype=torch.float64, device=generator.device)
+        sketch += block @ test.to(matrix.device)
+    return sketch
+
+
+def _blocks(matrix: Tensor) -> Iterator[Tensor]:
+    """Columns of ``matrix [m, n]``, some at a time, in float64."""
+    return (block.double() for block in torch.split(matrix, _step(matrix), dim=1))
+
+
+def _step(matrix: Tensor) -> int:
+    return max(1, _BLOCK_ENTRIES // len(matrix))

@@ -11,7 +11,7 @@ from seepage.types import Observation, Obstacle, Traces
 
 __all__ = ["AttackedLayer", "find_input_layer", "find_layer", "find_relu_layer"]
 
-_ROWS_AT_ONCE = 256  # rows of W converted to float64 at a time
+_ENTRIES_AT_ONCE = 1 << 21  # of W converted to float64 at a time: 16 MiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,8 @@ class AttackedLayer:
 
     def heights(self, rows: Tensor) -> Tensor:
         """``W rows^T [m, k]`` float64 of ``rows [k, n]``: what each adds to the pre-activations."""
-        return torch.cat([part.double() @ rows.T for part in torch.split(self.weight, _ROWS_AT_ONCE)])
+        step = max(1, _ENTRIES_AT_ONCE // self.weight.shape[1])
+        return torch.cat([part.double() @ rows.T for part in torch.split(self.weight, step)])
 
 
 def find_relu_layer(observation: Observation, name: str | None = None) -> AttackedLayer | list[Obstacle]:

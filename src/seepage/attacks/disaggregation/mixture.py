@@ -19,7 +19,6 @@ __all__ = ["Mixture", "mix"]
 _MOST_NOISE = 0.25  # zero tolerance beyond which zeros cannot be told from errors
 _LEAST_TOLERANCE, _MOST_TOLERANCE = 1e-6, 1e-3
 _MARGIN = 12.0  # times the rounding of an entry, which the largest of hundreds of zeros reaches (it differs by row)
-_ROWS_AT_ONCE = 256  # rows of W converted to float64 at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +84,7 @@ class Mixture:
 
     def preactivations(self, inputs: Tensor) -> Tensor:
         """``Z [k, m]`` of ``inputs [k, n]``, float64, without a float64 copy of ``W``."""
-        parts = [inputs @ part.double().T for part in torch.split(self.layer.weight, _ROWS_AT_ONCE)]
-        return torch.cat(parts, dim=1) + self.layer.bias.double()
+        return self.layer.heights(inputs).T + self.layer.bias.double()
 
     def missing(self, directions: Tensor) -> Tensor:
         """Orthonormal basis ``[b - f, b]`` of the ``p`` of all examples but those of ``directions [f, b]``.
