@@ -160,7 +160,8 @@ def _step(W: Tensor, Z: Tensor, contrast: Contrast) -> Tensor:
 def _orthogonal(W: Tensor) -> Tensor:
     try:
         left, _, right = torch.linalg.svd(W, full_matrices=False)
-    except torch.linalg.LinAlgError:  # float32 fails now and then where W is nearly orthogonal already
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # Of a matrix that is nearly orthogonal already the decomposition in float32 does not converge now and then.
         left, _, right = torch.linalg.svd(W.double(), full_matrices=False)
     nearest: Tensor = left @ right
     return nearest.to(W)
