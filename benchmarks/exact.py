@@ -141,8 +141,8 @@ def side_cells() -> Iterator[Cell]:
     for batch_size, width, seeds, seconds in (
         (40, 400, 10, 120.0),
         (100, 1000, 10, 120.0),
-        (210, 2100, 3, 300.0),  # what SPEAR++ takes on a busy machine
-        (210, 1680, 3, 120.0),
+        (210, 2100, 10, 300.0),  # what SPEAR++ takes on a busy machine
+        (210, 1680, 10, 120.0),
     ):
         cell = Cell(attack=prism, batch_size=batch_size, network=mlp(width, 3), seeds=seeds, seconds=seconds)
         yield from by(replace(cell, title="side by side"), spearpp, unmixing, coupling, prism)
