@@ -12,7 +12,7 @@ _BLOCK_ENTRIES = 1 << 21  # entries converted to float64 at a time: 16 MiB; larg
 _ABOVE = 1.05  # times the largest singular value that noise of a given size has in the limit
 _UNEVEN = 6.0  # times that, up to which uneven noise is taken for noise where a gap follows
 _CLEAR_GAP = 2.0
-_HINT = 1.6  # gap without which a rough sketch is not worth turning: it has no signal too small and no noise too large
+_HINT = 1.6  # gap without which a rough sketch, which shows noise smaller than it is, is not turned any further
 _POWERS = 3  # passes that turn a sketch to the largest singular vectors where the rest is noise, not rounding;
 _POWERS_OF_ROUNDING = 1  # of rounding one takes out what the sketch adds to it: 10 times as much as there was
 
