@@ -227,10 +227,13 @@ def write(rows: list[Row]) -> None:
         + f" (times 1.5 at 64 pixels, 3 at 224{longer}) of one thread of a busy machine "
         f"({platform.machine()}, "
         f"{os.cpu_count()} cores shared with other work, torch {torch.__version__}, CPU only): a low share can mean "
-        f"that time was up. [prism.md](prism.md) has more large batches. PRISM's cells on CIFAR-10 to b = 64 are "
-        "of the code in which later layers overrule zeros (docs/decisions/0019), its others of that which unmixes by "
-        "local scales (0018) but for the table and 512 at five units, of before; the other attacks' are older but for "
-        "SPEAR++ below four units. "
+        f"that time was up. [prism.md](prism.md) has more large batches. "
+        "PRISM's cells at b = 256 from the fourth batch on, at 512 and five units, and at one and a half from "
+        "160 on are of the code that refines directions until their zeros stay the same (docs/decisions/0006); "
+        "those on CIFAR-10 to b = 64, on the table and the others at 512 of that in which later layers overrule "
+        "zeros (0019), its others of that which unmixes by local scales (0018), but for 512 at four units, of "
+        "before. Unmixing and Coupling alone on CIFAR-10 and SPEAR++ at 224, below four units and in six batches "
+        "at 210 are of 0019, all others older. "
         "One line a batch: [phase.csv](phase.csv).\n"
     ]
     wrong, broke = sum(row.wrong for row in rows), sum(row.outcome == "broke" for row in rows)
