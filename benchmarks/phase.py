@@ -232,8 +232,8 @@ def write(rows: list[Row]) -> None:
         "160 on are of the code that refines directions until their zeros stay the same (docs/decisions/0006); "
         "those on CIFAR-10 to b = 64, on the table and the others at 512 of that in which later layers overrule "
         "zeros (0019), its others of that which unmixes by local scales (0018), but for 512 at four units, of "
-        "before. Unmixing and Coupling alone on CIFAR-10 and SPEAR++ at 224, below four units and in six batches "
-        "at 210 are of 0019, all others older. "
+        "before. Unmixing and Coupling alone on CIFAR-10 and SPEAR++ at 224, below four units, at 256 and from twelve "
+        "units on at 160 and 210 are of 0019, all others older. "
         "One line a batch: [phase.csv](phase.csv).\n"
     ]
     wrong, broke = sum(row.wrong for row in rows), sum(row.outcome == "broke" for row in rows)
